@@ -1,0 +1,1 @@
+"""The embedded agent: service configuration, status and actions."""

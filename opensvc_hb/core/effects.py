@@ -1,0 +1,98 @@
+"""What core asks of the shell, as imperatives. The shell performs them in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Tuple, Union
+
+from opensvc_hb.core.events import Stored
+from opensvc_hb.core.messages import Beat
+from opensvc_hb.core.states import ActionVerb
+from opensvc_hb.errors import ExitCode
+
+
+@dataclass(frozen=True)
+class SendNow:
+    """Send this beat on every link of ours. Without `with_table` its steady form is enough."""
+
+    beat: Beat
+    with_table: bool
+
+
+@dataclass(frozen=True)
+class AskLinks:
+    """Have every listener hand over what has arrived, then answer `LinkDrained(token)`."""
+
+    token: int
+
+
+@dataclass(frozen=True)
+class ArmTimer:
+    """Give a `Ticked` at `at` (seconds of this node's clock). Replaces the timer before it."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class RunAction:
+    """Have the agent act on a service; `ActionFinished` with `action_id` must follow, always."""
+
+    service: str
+    svcname: str
+    action_id: int
+    verb: ActionVerb
+    limit_s: float
+
+
+@dataclass(frozen=True)
+class CancelAction:
+    """End the action's process group; its `ActionFinished` still follows."""
+
+    service: str
+    action_id: int
+
+
+@dataclass(frozen=True)
+class Persist:
+    """Store this before any later effect is performed; if it cannot be stored, send nothing."""
+
+    stored: Stored
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Write one entry of the event journal.
+
+    Args:
+        service: "" for an entry about the node or a link.
+        rule: id of the rule that decided, "" when no rule was involved.
+        text: what happened, one line.
+        reason: the rule's sentence, or the operator's words.
+        inputs: (name, value) pairs: states on both sides, age of the last beat on each link.
+    """
+
+    service: str
+    kind: str
+    rule: str
+    text: str
+    reason: str
+    inputs: Tuple[Tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Answer an operator's command; `text` is one line or several."""
+
+    command_id: int
+    code: ExitCode
+    text: str
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Nothing more to say: the daemon may end."""
+
+    reason: str
+
+
+Effect = Union[SendNow, AskLinks, ArmTimer, RunAction, CancelAction, Persist, Journal, Reply, Exit]

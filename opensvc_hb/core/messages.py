@@ -1,0 +1,114 @@
+"""What one node tells the others: the beat, as core makes and reads it.
+
+A beat is one snapshot of the sender's core: its states and its acknowledgements were true
+together. Codecs turn a beat into bytes and back; they never change what it says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+from opensvc_hb.core.states import State
+
+DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One instance in the table of a beat.
+
+    Args:
+        service: the service's hb name, 1 to 63 bytes of UTF-8.
+        state_sequence: grows by one with each change of state in this incarnation or before.
+        epoch: the service's epoch that this instance holds; 0 before its first start.
+        resources_up: what the agent last said; an instance whose resources are not up yields.
+        confirmed: False after this node was paused, until a peer acknowledged a later beat.
+    """
+
+    service: str
+    state: State
+    state_sequence: int
+    epoch: int
+    highest_epoch: int = 0
+    resources_up: bool = True
+    confirmed: bool = True
+
+
+Table = Tuple[Entry, ...]
+"""Entries sorted by service name."""
+
+
+@dataclass(frozen=True)
+class LinkHeard:
+    """A link of a peer that is UP at the sender, by tag, and the last sequence read on it."""
+
+    tag: int
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What the sender says of one peer: an acknowledgement, processed by its core.
+
+    Args:
+        node: the peer meant.
+        incarnation: the highest incarnation of that peer ever accepted, 0 for none.
+        sequence: the highest sequence of that incarnation that was processed.
+        table_digest: digest of that peer's table as the sender holds it; b"" for none.
+        links: that peer's links on which the sender hears it now.
+    """
+
+    node: str
+    incarnation: int
+    sequence: int
+    table_digest: bytes
+    links: Tuple[LinkHeard, ...] = ()
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One beat. `(incarnation, sequence)` never repeats for a sender.
+
+    Args:
+        table: None in a steady beat, whose table is the one with `table_digest`.
+        config_digest: digest of the shared configuration as the sender read it.
+        longest_timeout_s: T, the longest timeout of the sender's monitor file.
+        restarting_for_s: above 0, the sender's daemon restarts and asks its peers to wait so long.
+        left: the last word of this incarnation: every instance has ended as the table says.
+    """
+
+    sender: str
+    incarnation: int
+    sequence: int
+    table_digest: bytes
+    table: Optional[Table]
+    hearings: Tuple[Hearing, ...] = ()
+    config_digest: bytes = b""
+    longest_timeout_s: float = 0.0
+    restarting_for_s: float = 0.0
+    left: bool = False
+
+    def hearing_of(self, node: str) -> Optional[Hearing]:
+        """Return what the sender says of `node`, None when it says nothing."""
+        for hearing in self.hearings:
+            if hearing.node == node:
+                return hearing
+        return None
+
+
+def link_tag(link_id: str) -> int:
+    """Return the 32-bit tag by which beats name a link (both ends read the same monitor file)."""
+    return zlib.crc32(link_id.encode())
+
+
+def table_digest(table: Table) -> bytes:
+    """Return the digest of a table: `DIGEST_BYTES` bytes, equal for equal tables."""
+    text = "\n".join(
+        f"{e.service} {int(e.state)} {e.state_sequence} {e.epoch} {e.highest_epoch} "
+        f"{e.resources_up:d}{e.confirmed:d}"
+        for e in table
+    )
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()

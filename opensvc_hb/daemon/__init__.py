@@ -1,0 +1,1 @@
+"""The shell around the core: threads, timers, store, journal, action runner, control socket."""

@@ -1,0 +1,1 @@
+"""Heartbeat links: threads that move bytes, and the codecs that give bytes a meaning."""

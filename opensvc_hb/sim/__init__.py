@@ -1,0 +1,1 @@
+"""A deterministic world of nodes and links around the unchanged core."""
