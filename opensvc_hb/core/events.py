@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Mapping, Optional, Tuple, Union
 
 from opensvc_hb.core.config import Config
@@ -147,15 +147,8 @@ class Stored:
     """The whole content of the store: what a new daemon inherits."""
 
     incarnation: int = 0
-    instances: Mapping[str, StoredInstance] = None  # type: ignore[assignment]  # filled below
-    peers: Mapping[str, StoredPeer] = None  # type: ignore[assignment]  # filled below
-
-    def __post_init__(self) -> None:
-        """Give the two mappings their empty defaults (frozen, so by the back door)."""
-        if self.instances is None:
-            object.__setattr__(self, "instances", {})
-        if self.peers is None:
-            object.__setattr__(self, "peers", {})
+    instances: Mapping[str, StoredInstance] = field(default_factory=dict)
+    peers: Mapping[str, StoredPeer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

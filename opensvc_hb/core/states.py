@@ -79,5 +79,7 @@ class Avail(enum.Enum):
     DOWN = "down"
     MIXED = "mixed"
     """Some are up: warn, or up and down together."""
+    NOT_EVALUATED = "n/a"
+    """The service has nothing that can be evaluated: the exit status alone speaks."""
     UNKNOWN = "unknown"
     """The agent could not tell, or did not answer in time."""

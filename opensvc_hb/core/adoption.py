@@ -1,0 +1,163 @@
+"""A daemon begins, or a service is new: what runs here, whatever was stored?
+
+The agent is asked about every service before the first beat. Boot is told from restart by
+the shell. A node never announces STOPPED or FROZEN_STOP while an instance may live here,
+since these are permission.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Optional
+
+from opensvc_hb.core.events import DaemonStarted, Stored, StoredInstance
+from opensvc_hb.core.membership import new_peer
+from opensvc_hb.core.node_state import Freeze, Instance, NodeState, Peer, Phase, Purpose
+from opensvc_hb.core.states import FROZEN, ActionVerb, Avail, State
+from opensvc_hb.core.turn import Turn
+
+VERIFY_LIMIT_S = 60.0
+"""Seconds that the agent has to tell what runs here; then the answer is unknown."""
+
+
+def adopted_state(before: State, booted: bool, avail: Avail) -> State:
+    """Return the state of an instance whose record says `before`, now that the agent was asked.
+
+    Args:
+        before: the stored state; FROZEN_STOP for a service seen for the first time.
+        booted: the node was booted since: nothing that ran then runs now.
+        avail: what the agent says of the resources here.
+
+    Source: OpenHA resets every state but FROZEN_STOP to STOPPED at boot; a new service is
+    FROZEN_STOP. An instance frozen while started stays frozen across a boot: FROZEN_STOP.
+    """
+    if booted:
+        before = State.FROZEN_STOP if before in FROZEN else State.STOPPED
+    if avail is Avail.UP:
+        if before in FROZEN:
+            return State.FROZEN_START
+        return before if before in (State.START_FAILED, State.STOP_FAILED) else State.STARTED
+    if avail is Avail.MIXED:
+        if before in FROZEN:
+            return State.FROZEN_START
+        if before in (State.STARTED, State.STARTING, State.STOPPING):
+            return State.STARTED
+        return before if before is State.START_FAILED else State.STOP_FAILED
+    if avail is Avail.DOWN:
+        return before if before in _STAYS_DOWN else State.STOPPED
+    running = before in (State.STARTED, State.STARTING, State.STOPPING)
+    if running:
+        return State.STARTED
+    if avail is Avail.UNKNOWN and before in (State.STOPPED, State.START_READY, State.UNKNOWN):
+        return State.UNKNOWN
+    return State.STOPPED if before in (State.START_READY, State.UNKNOWN) else before
+
+
+_STAYS_DOWN = frozenset(
+    {State.FROZEN_STOP, State.FROZEN_START, State.START_FAILED, State.STOP_FAILED, State.FORCE_STOP}
+)
+"""States that an operator must clear even though the resources are down."""
+
+
+def begin(turn: Turn, event: DaemonStarted) -> None:
+    """Start this daemon's life: a new incarnation, all instances to be verified first."""
+    state = NodeState(
+        config=event.config,
+        started_at=turn.now,
+        last_at=turn.now,
+        phase=Phase.VERIFYING,
+        incarnation=event.stored.incarnation + 1,
+        next_beat_at=turn.now + event.config.beat_interval_s,
+    )
+    turn.state = state
+    turn.instances = {}
+    turn.peers = {
+        node: _stored_peer(new_peer(state, node, turn.now), event.stored, turn.now)
+        for node in event.config.peers
+    }
+    turn.journal(
+        "",
+        "node",
+        f"daemon started, incarnation {state.incarnation}",
+        "the node was booted" if event.booted else "the daemon was restarted, the node was not",
+    )
+    for name in event.config.services:
+        add_service(turn, name, event.stored.instances.get(name), event.booted)
+    turn.persist()
+    verified(turn)
+
+
+def _stored_peer(peer: Peer, stored: Stored, now: float) -> Peer:
+    record = stored.peers.get(peer.node)
+    if record is None:
+        return peer
+    promised = now + record.restarting_for_s if record.restarting_for_s > 0 else None
+    return replace(
+        peer,
+        incarnation=record.incarnation,
+        promise_s=record.restarting_for_s,
+        promised_until=promised,
+        maintenance=frozenset(record.maintenance),
+    )
+
+
+def add_service(turn: Turn, name: str, record: Optional[StoredInstance], booted: bool) -> None:
+    """Take a service into our care; it is announced only when the agent was asked about it."""
+    if record is None:
+        record = StoredInstance(State.FROZEN_STOP, 0, 0, 0, "", "a new service is frozen", "")
+    before = record.state
+    if booted:
+        before = State.FROZEN_STOP if before in FROZEN else State.STOPPED
+    freeze = None
+    if before in FROZEN:
+        freeze = Freeze(record.frozen_by, record.frozen_reason, record.frozen_wall)
+    instance = turn.put(
+        Instance(
+            service=name,
+            state=before,
+            state_sequence=record.state_sequence,
+            epoch=record.epoch,
+            highest_epoch=record.highest_epoch,
+            since=turn.now,
+            verified=False,
+            freeze=freeze,
+        )
+    )
+    limit_s = VERIFY_LIMIT_S
+    turn.run(instance, ActionVerb.VERIFY, Purpose.ADOPT, before, limit_s)
+
+
+def adopt(turn: Turn, instance: Instance, avail: Avail) -> None:
+    """The agent answered: this is what the instance is, and from now on it is announced."""
+    before = instance.state
+    target = adopted_state(before, False, avail)
+    # An adopted running instance keeps the epoch it was started with: it was not started now.
+    instance = turn.put(
+        replace(
+            instance,
+            verified=True,
+            state=target,
+            state_sequence=instance.state_sequence + (target is not before),
+            resources=avail,
+            freeze=instance.freeze if target in FROZEN else None,
+            since=turn.now,
+        )
+    )
+    turn.journal(
+        instance.service,
+        "adopt",
+        f"{before.name} -> {target.name}" if before is not target else f"{target.name}",
+        f"stored {before.name}, the agent says resources are {avail.value}",
+    )
+    turn.persist()
+    turn.send()
+    verified(turn)
+
+
+def verified(turn: Turn) -> None:
+    """Begin to beat once no service is left to verify."""
+    if turn.state.phase is Phase.VERIFYING and all(i.verified for i in turn.instances.values()):
+        turn.update(phase=Phase.RUNNING)
+        turn.journal("", "node", "first beat", f"{len(turn.instances)} services verified")
+        turn.send()
+        turn.all_dirty()

@@ -1,0 +1,146 @@
+"""May this node start a service? Offers, acknowledgements, and acting on the table's verdict.
+
+START_READY is an offer, stamped with the incarnation and sequence of its first beat. It
+becomes a start only when a beat of the peer acknowledges that stamp and announces STOPPED or
+FROZEN_STOP in the same snapshot, and only while the peer cannot have taken us for dead. There
+is no fixed sleep: nobody waits for longer than it takes to be heard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import List
+
+from opensvc_hb.core.config import Service, TakeoverPolicy
+from opensvc_hb.core.healing import order, settle_contest, yield_here
+from opensvc_hb.core.node_state import Instance, NodeState, Offer, Peer, Purpose
+from opensvc_hb.core.rules import Order, Rule, Situation, Verdict, decide, strictest
+from opensvc_hb.core.states import ActionVerb, Role, State
+from opensvc_hb.core.turn import Turn, change_state, decision_inputs
+
+
+def offer_is_settled(offer: Offer, incarnation: int, peer: Peer, now: float) -> bool:
+    """Tell whether the peer's newest beat makes a start of our offer.
+
+    It must acknowledge the stamp, its states must be of the same snapshot, and the beats of
+    ours that it last heard must be younger than 0.6 of their links' timeouts: until then it
+    cannot have taken us for dead.
+    """
+    return (
+        peer.table_current
+        and offer.incarnation == incarnation
+        and peer.acked >= offer.sequence
+        and now < peer.trusted_until
+    )
+
+
+def situation(state: NodeState, instance: Instance, peer: Peer, now: float) -> Situation:
+    """Return what the decision table needs to know of one service and one peer."""
+    config = state.config
+    service = config.services[instance.service]
+    entry = peer.table.get(instance.service)
+    announced = entry.state if entry is not None else State.UNKNOWN
+    offer = instance.offer
+    role = Role.PRIMARY if _goes_first(service, config.node, peer.node) else Role.SECONDARY
+    return Situation(
+        own=instance.state,
+        role=role,
+        liveness=peer.liveness,
+        peer=announced,
+        settled=offer is not None and offer_is_settled(offer, state.incarnation, peer, now),
+        order=Order.NONE if entry is None else order(service, config.node, instance, peer.node, entry),
+        maintenance=(
+            instance.service in peer.maintenance
+            and not config.policies.takeover_frozen
+            and not peer.confirmed_dead
+        ),
+        ask=config.policies.takeover is TakeoverPolicy.ASK and not peer.confirmed_dead,
+        going=state.phase.value not in ("running", "verifying"),
+    )
+
+
+def _goes_first(service: Service, node: str, peer: str) -> bool:
+    return service.nodes.index(node) < service.nodes.index(peer)
+
+
+def holding_rule(state: NodeState, instance: Instance, now: float) -> Rule:
+    """Return the row that holds an instance where it is, or moves it.
+
+    With several other nodes the one that allows least counts; with none the service is this
+    node's alone, and an absent peer is one that left in order.
+    """
+    rules: List[Rule] = []
+    for node in state.config.services[instance.service].nodes:
+        peer = state.peers.get(node)
+        if peer is not None:
+            rules.append(decide(situation(state, instance, peer, now)))
+    return strictest(rules)
+
+
+def act(turn: Turn, name: str) -> None:
+    """Look at one service and do what the table says."""
+    instance = turn.instances[name]
+    if not instance.verified:
+        return
+    rule = holding_rule(seen(turn), instance, turn.now)
+    if rule.verdict is Verdict.YIELD:
+        yield_here(turn, instance, rule)
+        return
+    if instance.action is not None:
+        return
+    if rule.verdict is Verdict.START:
+        start(turn, instance, rule.sentence, rule.id)
+    elif rule.verdict is Verdict.OFFER:
+        make_offer(turn, instance, rule.sentence, rule.id)
+    elif rule.verdict is Verdict.WITHDRAW:
+        withdraw(turn, instance, rule.sentence, rule.id)
+    else:
+        _note_hold(turn, instance, rule)
+
+
+def seen(turn: Turn) -> NodeState:
+    """Return the node as it stands in the middle of a turn."""
+    return replace(turn.state, instances=turn.instances, peers=turn.peers)
+
+
+def _note_hold(turn: Turn, instance: Instance, rule: Rule) -> None:
+    """Journal a row that holds a service the first time, if somebody may ask why."""
+    if rule.id == "H2" and not instance.contested:
+        instance = turn.put(replace(instance, contested=True))
+    if rule.id != instance.held_by:
+        turn.instances[instance.service] = instance = replace(instance, held_by=rule.id)
+        if rule.verdict is Verdict.HOLD and (rule.alarm or instance.state in (State.STOPPED, State.UNKNOWN)):
+            kind = "alarm" if rule.alarm else "hold"
+            turn.journal(
+                instance.service,
+                kind,
+                f"stays {instance.state.name}",
+                rule.sentence,
+                rule.id,
+                decision_inputs(turn, instance),
+            )
+    settle_contest(turn, instance)
+
+
+def make_offer(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
+    """Announce START_READY; its stamp is the beat that this turn sends."""
+    offer = Offer(turn.state.incarnation, turn.next_sequence, turn.now)
+    change_state(turn, replace(instance, offer=offer), State.START_READY, reason, rule)
+
+
+def withdraw(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
+    """Take an offer back. An operator who waits for the start is told why it is not."""
+    change_state(turn, instance, State.STOPPED, reason, rule)
+
+
+def start(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
+    """Begin to start: the epoch is above all seen, and stored before STARTING is announced.
+
+    This is the one place where a start begins; what must succeed first against a silent peer
+    (a guard) is asked here.
+    """
+    service = turn.config.services[instance.service]
+    epoch = max(instance.epoch, instance.highest_epoch) + 1
+    instance = replace(instance, epoch=epoch, highest_epoch=epoch)
+    instance = change_state(turn, instance, State.STARTING, reason, rule)
+    turn.run(instance, ActionVerb.START, Purpose.RULE, State.STARTED, service.start_limit_s)

@@ -1,0 +1,265 @@
+"""What one node's core remembers between two steps. Frozen; `step` makes a new one.
+
+Nothing here can be derived from the rest, except where a comment says why it is kept.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import FrozenSet, Mapping, Optional, Tuple
+
+from opensvc_hb.core.config import Config
+from opensvc_hb.core.messages import Entry
+from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Who froze an instance, why, and when (wall-clock text, for people)."""
+
+    who: str
+    reason: str
+    wall: str
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A START_READY that asks the peers for leave to start.
+
+    Args:
+        incarnation, sequence: the stamp: our first beat that carries the offer.
+    """
+
+    incarnation: int
+    sequence: int
+    made_at: float
+
+
+class Purpose(enum.Enum):
+    """Why an action runs; it decides what its end means."""
+
+    RULE = "rule"
+    """The decision table, or an operator through it."""
+    OPERATOR = "operator"
+    HEAL = "heal"
+    """This side of a double start yields."""
+    LEAVE = "leave"
+    """The node goes."""
+    ADOPT = "adopt"
+    """A new daemon, or a new service: what runs here?"""
+    FORCE_STOP = "force-stop"
+    """Are the resources down, as the operator says?"""
+    ANNOUNCE = "announce"
+
+
+@dataclass(frozen=True)
+class RunningAction:
+    """The one action that runs for a service on this node.
+
+    Args:
+        then: the state that success means.
+    """
+
+    action_id: int
+    verb: ActionVerb
+    purpose: Purpose
+    then: State
+    since: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An operator waits for the outcome of a command."""
+
+    command_id: int
+    verb: Verb
+
+
+@dataclass(frozen=True)
+class Instance:
+    """This node's instance of one service.
+
+    Args:
+        state_sequence: grows by one with each change of state; survives restarts.
+        epoch: what this instance holds; highest_epoch: the highest seen anywhere.
+        verified: the agent was asked since this daemon started; only then is it announced.
+        freeze_next: the freeze that the end of what is under way brings.
+        yielding: a start under way was cancelled because the other side goes first.
+        contested: another node ran it too, or was unheard: announce addresses once settled.
+        held_by: id of the rule last found to hold it; kept so that the journal tells changes only.
+        detail: what the last action said, for people.
+    """
+
+    service: str
+    state: State
+    state_sequence: int = 0
+    epoch: int = 0
+    highest_epoch: int = 0
+    since: float = 0.0
+    verified: bool = True
+    resources: Avail = Avail.NOT_EVALUATED
+    freeze: Optional[Freeze] = None
+    freeze_next: Optional[Freeze] = None
+    offer: Optional[Offer] = None
+    action: Optional[RunningAction] = None
+    waiting: Tuple[Waiting, ...] = ()
+    yielding: bool = False
+    contested: bool = False
+    held_by: str = ""
+    detail: str = ""
+
+
+class Liveness(enum.Enum):
+    """Is the peer alive? Answered from the age of its beats by our own clock, nothing else."""
+
+    ALIVE = "alive"
+    ONE_WAY = "one-way"
+    """Heard, but it does not hear us: it lives."""
+    UNPROVEN = "unproven"
+    """Not heard, and not silent for the timeout since this daemon started or woke."""
+    WAITING = "waiting"
+    """Silent since this daemon started; `wait_for_peer` still runs."""
+    RESTARTING = "restarting"
+    """Silent, and its promise to come back has not run out."""
+    LEFT = "left"
+    """It said its last word in good time: its instances have ended as its table says."""
+    UNKNOWN = "unknown"
+    """Silent on every link for the timeout."""
+
+
+@dataclass(frozen=True)
+class PeerLink:
+    """One link on which this node listens to a peer.
+
+    Args:
+        heard_at: when the last fresh beat was read, None before the first.
+        sequence: the sequence of that beat.
+        up: kept to tell changes; a link is UP while heard_at is younger than its timeout.
+    """
+
+    link_id: str
+    timeout_s: float
+    heard_at: Optional[float] = None
+    sequence: int = 0
+    up: bool = False
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Before a peer is called UNKNOWN, every listener hands over what has arrived."""
+
+    token: int
+    missing: FrozenSet[str]
+    until: float
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What this node knows of another.
+
+    Args:
+        incarnation: the highest ever accepted (persisted); heard: any beat in our present life.
+        sequence: the newest beat of that incarnation; settled_sequence: the newest whose table
+            we hold, which is what we acknowledge.
+        table: its instances as of the newest settled beat; table_current: the newest beat's too.
+        silent_from: silence counts from here at the earliest: our start, or our last waking.
+        acked: the highest of our sequences that it processed, in our present incarnation.
+        trusted_until: until then it cannot have taken us for dead: the permissions it gave hold.
+        hears: our link tags that it hears, with the time it last said so.
+        hears_us_at: when it last said that it hears us on any link; None for never.
+        holds_digest: digest of our table as it holds it.
+        promise_s, promised_until: its restart promise; 0 and None when there is none.
+        left_until: its LEFT is a permission until then; None when it has not left.
+        maintenance: services it announced as FROZEN_START, until it says otherwise.
+        confirmed_dead: an operator vouched; until it is heard again.
+    """
+
+    node: str
+    links: Mapping[str, PeerLink]
+    silent_from: float
+    incarnation: int = 0
+    heard: bool = False
+    heard_first_at: float = 0.0
+    sequence: int = 0
+    settled_sequence: int = 0
+    table: Mapping[str, Entry] = field(default_factory=dict)
+    table_digest: bytes = b""
+    table_current: bool = False
+    acked: int = 0
+    trusted_until: float = 0.0
+    hears: Mapping[int, float] = field(default_factory=dict)
+    hears_us_at: Optional[float] = None
+    holds_digest: bytes = b""
+    promise_s: float = 0.0
+    promised_until: Optional[float] = None
+    left_until: Optional[float] = None
+    maintenance: FrozenSet[str] = frozenset()
+    confirmed_dead: bool = False
+    liveness: Liveness = Liveness.UNPROVEN
+    drain: Optional[Drain] = None
+    config_digest: bytes = b""
+    longest_timeout_s: float = 0.0
+
+
+class Phase(enum.Enum):
+    """Where a daemon is in its life."""
+
+    BORN = "born"
+    """Before `DaemonStarted`."""
+    VERIFYING = "verifying"
+    """Asking the agent what runs here; no beat is sent yet."""
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    """Services run on; the peers are asked to wait."""
+    LEAVING = "leaving"
+    """Instances end here first."""
+    LEFT = "left"
+    """The last word is said; waiting for its acknowledgement."""
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """When a beat of ours was made (at the latest when it was sent)."""
+
+    sequence: int
+    at: float
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """The whole state of one node's core.
+
+    Args:
+        started_at: when this daemon started; last_at: the last step.
+        sequence: of our newest beat. sent: times of our beats, coarse, oldest first.
+        unconfirmed_from: our states are marked unconfirmed until a beat from this sequence
+            on is acknowledged; None when confirmed.
+        farewell: the sequence whose acknowledgement lets the daemon exit.
+        phase_until: when the present phase ends by itself, at the latest.
+    """
+
+    config: Config
+    started_at: float = 0.0
+    last_at: float = 0.0
+    phase: Phase = Phase.BORN
+    phase_until: Optional[float] = None
+    incarnation: int = 0
+    sequence: int = 0
+    sent: Tuple[Sent, ...] = ()
+    next_beat_at: float = 0.0
+    instances: Mapping[str, Instance] = field(default_factory=dict)
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+    next_id: int = 1
+    unconfirmed_from: Optional[int] = None
+    stalled_s: float = 0.0
+    stalled_at: Optional[float] = None
+    farewell: Optional[int] = None
+    farewell_command: Optional[int] = None
+
+
+def new_node(config: Config) -> NodeState:
+    """Return the state of a node whose daemon has not started yet."""
+    return NodeState(config=config)

@@ -1,0 +1,126 @@
+"""An action has ended: what is the instance now?
+
+Exit status and what the agent then says of the resources decide together. A state that
+permits the peer to start (STOPPED, FROZEN_STOP) is never taken while resources are up here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Optional
+
+from opensvc_hb.core.adoption import adopt
+from opensvc_hb.core.events import ActionFinished, Outcome, ResourcesReported
+from opensvc_hb.core.healing import after_yielding, note_resources, stop_to_heal
+from opensvc_hb.core.node_state import Freeze, Instance, Purpose, RunningAction
+from opensvc_hb.core.states import ActionVerb, Avail, State
+from opensvc_hb.core.turn import Turn, change_state
+from opensvc_hb.errors import ExitCode
+
+
+def action_finished(turn: Turn, event: ActionFinished) -> None:
+    """Take in the end of an action that core asked for; any other is ignored."""
+    instance = turn.instances.get(event.service)
+    if instance is None or instance.action is None or instance.action.action_id != event.action_id:
+        return
+    action = instance.action
+    took = turn.now - action.since
+    instance = turn.put(replace(instance, action=None, detail=event.detail))
+    instance = note_resources(turn, instance, event.avail)
+    if action.verb in (ActionVerb.START, ActionVerb.STOP):
+        turn.journal(
+            event.service,
+            "action",
+            f"{action.verb.value} {event.outcome.value} in {took:.1f} s",
+            event.detail,
+            inputs=(("exit status", str(event.exit_status)), ("resources", event.avail.value)),
+        )
+    if action.verb is ActionVerb.START:
+        _start_ended(turn, instance, event)
+    elif action.verb is ActionVerb.STOP:
+        _stop_ended(turn, instance, action, event)
+    elif action.purpose is Purpose.ADOPT:
+        adopt(turn, instance, event.avail)
+    elif action.purpose is Purpose.FORCE_STOP:
+        _force_stop_verified(turn, instance, event.avail)
+
+
+def resources_reported(turn: Turn, event: ResourcesReported) -> None:
+    """The background evaluation of a service has a new answer."""
+    instance = turn.instances.get(event.service)
+    if instance is not None and instance.verified and instance.action is None:
+        before = instance.resources
+        instance = note_resources(turn, instance, event.avail)
+        if before is not instance.resources and instance.state is State.STARTED:
+            turn.journal(event.service, "resources", f"{before.value} -> {instance.resources.value}")
+
+
+def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
+    if instance.yielding:
+        stop_to_heal(turn, instance, "the start was cancelled; what it began is stopped", "H1")
+        return
+    problem = _start_problem(event)
+    if problem is not None:
+        change_state(turn, instance, State.START_FAILED, problem, kind="alarm")
+        return
+    freeze = instance.freeze_next
+    if freeze is None:
+        change_state(turn, instance, State.STARTED, "the start action succeeded")
+        return
+    change_state(turn, replace(instance, freeze=freeze), State.FROZEN_START, freeze.reason)
+
+
+def _start_problem(event: ActionFinished) -> Optional[str]:
+    """Return why a start that ended is a failure; None when it is none.
+
+    Source: an exit status alone is not proof, an agent may return 0 after a failed launcher.
+    """
+    if event.outcome is not Outcome.DONE:
+        return f"the start action {event.outcome.value}{_because(event)}"
+    if event.avail in (Avail.DOWN, Avail.MIXED):
+        return f"the start action succeeded, but resources are {event.avail.value}{_because(event)}"
+    return None
+
+
+def _stop_ended(turn: Turn, instance: Instance, action: RunningAction, event: ActionFinished) -> None:
+    problem = _stop_problem(event)
+    if problem is not None:
+        change_state(turn, instance, State.STOP_FAILED, problem, kind="alarm")
+    elif action.purpose is Purpose.HEAL:
+        after_yielding(turn, instance)
+    elif action.then is State.FROZEN_STOP:
+        freeze = instance.freeze_next or instance.freeze or Freeze("", "", "")
+        reason = freeze.reason or "the stop action succeeded"
+        change_state(turn, replace(instance, freeze=freeze), State.FROZEN_STOP, reason)
+    else:
+        change_state(turn, instance, State.STOPPED, "the stop action succeeded")
+
+
+def _stop_problem(event: ActionFinished) -> Optional[str]:
+    if event.outcome is not Outcome.DONE:
+        return f"the stop action {event.outcome.value}{_because(event)}"
+    if event.avail in (Avail.UP, Avail.MIXED):
+        return f"the stop action succeeded, but resources are {event.avail.value}{_because(event)}"
+    if event.avail is Avail.UNKNOWN:
+        return "the stop action succeeded, but the agent cannot tell whether resources are down"
+    return None
+
+
+def _because(event: ActionFinished) -> str:
+    return f": {event.detail}" if event.detail else ""
+
+
+def _force_stop_verified(turn: Turn, instance: Instance, avail: Avail) -> None:
+    """An operator says the service is stopped here: the resources agree, or it is refused."""
+    waiting = instance.waiting
+    if avail in (Avail.DOWN, Avail.NOT_EVALUATED):
+        change_state(turn, instance, State.STOPPED, "force-stop: the resources are down", kind="operator")
+        return
+    turn.put(replace(instance, waiting=()))
+    for waiter in waiting:
+        turn.reply(
+            waiter.command_id,
+            ExitCode.REFUSED,
+            f"{instance.service}: resources are {avail.value} here: stop them first "
+            f"(svcmgr -s {turn.config.services[instance.service].svcname} --cluster stop), or use --force",
+        )

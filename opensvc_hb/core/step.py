@@ -1,0 +1,149 @@
+"""What now? Events in, effects out.
+
+`step` routes an event to the module that answers its question, then looks again at every
+service that may be concerned, and closes the turn. It reads no clock: `now` is the seconds of
+CLOCK_BOOTTIME that the shell gives (the one monotonic clock that counts suspend).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, Iterable, List, Tuple
+
+from opensvc_hb.core import departure, membership, negotiation, operator, outcome
+from opensvc_hb.core import effects as fx
+from opensvc_hb.core.adoption import add_service, begin, verified
+from opensvc_hb.core.config import Config
+from opensvc_hb.core.events import (
+    ActionFinished,
+    BeatReceived,
+    CommandGiven,
+    ConfigurationChanged,
+    DaemonStarted,
+    DaemonStopping,
+    Event,
+    LinkDrained,
+    LinkFailed,
+    PeerConfirmedDead,
+    ResourcesReported,
+    StallDetected,
+    Ticked,
+)
+from opensvc_hb.core.node_state import NodeState, Peer, Phase
+from opensvc_hb.core.turn import SILENT_PHASES, Turn
+
+STALL_INTERVALS = 2.0
+STALL_SLACK_S = 0.1
+"""A gap between two steps above so many beat intervals, plus the slack, is a stall."""
+
+
+def step(state: NodeState, event: Event, now: float) -> Tuple[NodeState, Tuple[fx.Effect, ...]]:
+    """Take in one event at `now` (seconds) and return the new state and what to do, in order."""
+    return steps(state, (event,), now)
+
+
+def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeState, Tuple[fx.Effect, ...]]:
+    """Take in several events that waited together: one turn, one store, one beat."""
+    turn = Turn(state, now)
+    if state.phase is not Phase.BORN:
+        limit_s = STALL_INTERVALS * state.config.beat_interval_s + STALL_SLACK_S
+        if now - state.last_at > limit_s:
+            membership.woke(turn, now - state.last_at)
+    for event in events:
+        _route(turn, event)
+    for node in list(turn.peers):
+        membership.judge(turn, node)
+    if turn.state.phase not in SILENT_PHASES:
+        membership.confirm(turn)
+        _settle(turn)
+        departure.progress(turn)
+        _settle(turn)
+    if now >= turn.state.next_beat_at:
+        turn.send()
+    after, effects = turn.close()
+    effects.append(fx.ArmTimer(_wake_at(after, turn.peers)))
+    return after, tuple(effects)
+
+
+def _settle(turn: Turn) -> None:
+    """Look at every service that may be concerned until none changes any more."""
+    rounds = 0
+    while turn.dirty:
+        rounds += 1
+        assert rounds < 20, f"no rest for {sorted(turn.dirty)}"
+        names, turn.dirty = sorted(turn.dirty), set()
+        for name in names:
+            if name in turn.instances:
+                negotiation.act(turn, name)
+
+
+def _wake_at(state: NodeState, peers: Dict[str, Peer]) -> float:
+    times: List[float] = [state.next_beat_at]
+    change = membership.next_change_at(state, peers, state.last_at)
+    if change is not None:
+        times.append(change)
+    if state.phase_until is not None:
+        times.append(state.phase_until)
+    return min(times)
+
+
+def _route(turn: Turn, event: Event) -> None:
+    if isinstance(event, BeatReceived):
+        membership.hear(turn, event)
+    elif isinstance(event, Ticked):
+        pass  # time alone: every turn judges the peers and looks at what that changes
+    elif isinstance(event, LinkDrained):
+        membership.drained(turn, event)
+    elif isinstance(event, LinkFailed):
+        membership.link_failed(turn, event)
+    elif isinstance(event, ActionFinished):
+        outcome.action_finished(turn, event)
+    elif isinstance(event, ResourcesReported):
+        outcome.resources_reported(turn, event)
+    elif isinstance(event, CommandGiven):
+        operator.command(turn, event)
+    elif isinstance(event, PeerConfirmedDead):
+        operator.confirm_dead(turn, event)
+    elif isinstance(event, ConfigurationChanged):
+        _reconfigure(turn, event.config)
+    elif isinstance(event, DaemonStarted):
+        begin(turn, event)
+    elif isinstance(event, DaemonStopping):
+        departure.stopping(turn, event)
+    elif isinstance(event, StallDetected):
+        membership.woke(turn, event.seconds)
+    else:
+        _assert_never(event)
+
+
+def _assert_never(event: object) -> None:
+    raise AssertionError(f"no answer to {event!r}")
+
+
+def _reconfigure(turn: Turn, config: Config) -> None:
+    """Take in a valid configuration: new and gone services, new and gone links."""
+    turn.update(config=config)
+    peers: Dict[str, Peer] = {}
+    for node in config.peers:
+        fresh = membership.new_peer(turn.state, node, turn.now)
+        known = turn.peers.get(node)
+        if known is not None:
+            links = {i: known.links.get(i, link) for i, link in fresh.links.items()}
+            links = {i: replace(link, timeout_s=fresh.links[i].timeout_s) for i, link in links.items()}
+            fresh = replace(known, links=links, silent_from=turn.now, drain=None)
+        peers[node] = fresh
+    turn.peers = peers
+    for name in sorted(set(turn.instances) - set(config.services)):
+        gone = turn.instances.pop(name)
+        turn.journal(
+            name, "configuration", f"no longer configured, was {gone.state.name}", "nobody cares for it now"
+        )
+        turn.persist()
+    for name in sorted(set(config.services) - set(turn.instances)):
+        turn.journal(name, "configuration", "new service")
+        add_service(turn, name, None, False)
+        turn.persist()
+    turn.journal("", "configuration", f"{len(config.services)} services, {len(config.links)} links")
+    turn.send()
+    turn.all_dirty()
+    verified(turn)

@@ -1,0 +1,326 @@
+"""One turn of the core: the state being rewritten, and the effects asked for so far.
+
+A turn handles one event or a batch of them at one `now`, then closes: at most one `Persist`
+(before everything else), the journal and the actions in the order asked, at most one
+`SendNow`, and the timer. The records are copied on first write, never changed in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
+
+from opensvc_hb.core import effects as fx
+from opensvc_hb.core.config import Config
+from opensvc_hb.core.events import Stored, StoredInstance, StoredPeer
+from opensvc_hb.core.messages import Beat, Entry, Hearing, LinkHeard, Table, link_tag, table_digest
+from opensvc_hb.core.node_state import (
+    Freeze,
+    Instance,
+    NodeState,
+    Peer,
+    Phase,
+    Purpose,
+    RunningAction,
+    Sent,
+)
+from opensvc_hb.core.states import FROZEN, ActionVerb, Avail, State, Verb
+from opensvc_hb.errors import ExitCode
+
+SENT_STEPS = 200
+"""Our beats' times are kept in this many steps over the longest timeout."""
+
+
+SILENT_PHASES = (Phase.BORN, Phase.VERIFYING, Phase.GONE)
+"""Phases in which no beat is sent and nothing is decided."""
+
+
+class Turn:
+    """The working copy of one turn. Questions read it; answers write through its methods."""
+
+    def __init__(self, state: NodeState, now: float) -> None:
+        self.state = state
+        self.now = now
+        self.instances: Dict[str, Instance] = dict(state.instances)
+        self.peers: Dict[str, Peer] = dict(state.peers)
+        self.effects: List[fx.Effect] = []
+        self.dirty: Set[str] = set()
+        self.must_persist = False
+        self.must_send = False
+
+    # -- reading -----------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.state.config
+
+    @property
+    def going(self) -> bool:
+        """Tell whether this daemon is on its way out: it starts nothing."""
+        return self.state.phase not in (Phase.RUNNING, Phase.VERIFYING)
+
+    @property
+    def next_sequence(self) -> int:
+        """The sequence of the next beat: the stamp of whatever this turn announces."""
+        return self.state.sequence + 1
+
+    # -- writing -----------------------------------------------------------------------
+
+    def put(self, instance: Instance) -> Instance:
+        """Store a changed instance and look at it again before the turn ends."""
+        self.instances[instance.service] = instance
+        self.dirty.add(instance.service)
+        return instance
+
+    def put_peer(self, peer: Peer) -> Peer:
+        """Store what is now known of a peer."""
+        self.peers[peer.node] = peer
+        return peer
+
+    def update(self, **changes: object) -> None:
+        """Change fields of the node's own state."""
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # names are checked by replace
+
+    def all_dirty(self) -> None:
+        """Look at every instance again before the turn ends."""
+        self.dirty.update(self.instances)
+
+    def journal(
+        self,
+        service: str,
+        kind: str,
+        text: str,
+        reason: str = "",
+        rule: str = "",
+        inputs: Tuple[Tuple[str, str], ...] = (),
+    ) -> None:
+        """Write one entry of the event journal."""
+        self.effects.append(fx.Journal(service, kind, rule, text, reason, inputs))
+
+    def reply(self, command_id: Optional[int], code: ExitCode, text: str) -> None:
+        """Answer an operator, if one asked."""
+        if command_id is not None:
+            self.effects.append(fx.Reply(command_id, code, text))
+
+    def new_id(self) -> int:
+        """Return a number not used before in this daemon's life."""
+        number = self.state.next_id
+        self.update(next_id=number + 1)
+        return number
+
+    def run(
+        self, instance: Instance, verb: ActionVerb, purpose: Purpose, then: State, limit_s: float
+    ) -> Instance:
+        """Ask for an action; its service must have none under way."""
+        assert instance.action is None, f"{instance.service} already has an action"
+        action_id = self.new_id()
+        svcname = self.config.services[instance.service].svcname
+        self.effects.append(fx.RunAction(instance.service, svcname, action_id, verb, limit_s))
+        return self.put(replace(instance, action=RunningAction(action_id, verb, purpose, then, self.now)))
+
+    def persist(self) -> None:
+        """Store the state before anything of this turn is announced or done."""
+        self.must_persist = True
+
+    def send(self) -> None:
+        """Announce the state at the end of this turn."""
+        self.must_send = True
+
+    # -- closing -----------------------------------------------------------------------
+
+    def close(self) -> Tuple[NodeState, List[fx.Effect]]:
+        """Return the new state and the effects of the turn, in the order to perform them."""
+        self.update(instances=self.instances, peers=self.peers, last_at=self.now)
+        out: List[fx.Effect] = []
+        if self.must_persist:
+            out.append(fx.Persist(stored(self.state)))
+        out.extend(self.effects)
+        if self.must_send and self.state.phase not in SILENT_PHASES:
+            out.append(self._send())
+        elif self.now >= self.state.next_beat_at:
+            self.update(next_beat_at=self.now + self.config.beat_interval_s)
+        return self.state, out
+
+    def _send(self) -> fx.SendNow:
+        sequence = self.next_sequence
+        self.update(
+            sequence=sequence,
+            sent=_remember_sent(self.state.sent, sequence, self.now, self.config.longest_timeout_s),
+            next_beat_at=self.now + self.config.beat_interval_s,
+        )
+        beat = make_beat(self.state)
+        known = all(peer.holds_digest == beat.table_digest for peer in self.peers.values() if peer.heard)
+        unheard = any(not peer.heard for peer in self.peers.values())
+        return fx.SendNow(beat, with_table=unheard or not known)
+
+
+def _remember_sent(sent: Tuple[Sent, ...], sequence: int, at: float, longest_s: float) -> Tuple[Sent, ...]:
+    """Add a beat's time, coarsely: a later look-up may find an earlier time, never a later one."""
+    if sent and at - sent[-1].at < longest_s / SENT_STEPS:
+        return sent
+    kept = sent
+    if len(sent) > SENT_STEPS:
+        kept = tuple(s for s in sent if at - s.at <= longest_s)
+    return (*kept, Sent(sequence, at))
+
+
+def sent_at(state: NodeState, sequence: int) -> Optional[float]:
+    """Return when our beat of this sequence was made, or a little earlier; None if forgotten."""
+    found = None
+    for sent in state.sent:
+        if sent.sequence > sequence:
+            break
+        found = sent.at
+    return found
+
+
+def table_of(state: NodeState) -> Table:
+    """Return what we announce of our instances: only those the agent was asked about."""
+    confirmed = state.unconfirmed_from is None
+    return tuple(
+        Entry(
+            service=i.service,
+            state=i.state,
+            state_sequence=i.state_sequence,
+            epoch=i.epoch,
+            highest_epoch=i.highest_epoch,
+            resources_up=resources_up(i),
+            confirmed=confirmed,
+        )
+        for _, i in sorted(state.instances.items())
+        if i.verified
+    )
+
+
+def resources_up(instance: Instance) -> bool:
+    """Tell whether the instance may claim that its resources are up.
+
+    Only a plain "down" of the agent speaks against it: unknown never moves a service, and
+    while its start action runs nothing can be said.
+    """
+    return instance.state is State.STARTING or instance.resources is not Avail.DOWN
+
+
+def make_beat(state: NodeState) -> Beat:
+    """Return our newest beat: one snapshot of states and acknowledgements."""
+    table = table_of(state)
+    hearings = tuple(
+        Hearing(
+            node=peer.node,
+            incarnation=peer.incarnation,
+            sequence=peer.settled_sequence,
+            table_digest=peer.table_digest,
+            links=tuple(
+                LinkHeard(link_tag(link.link_id), link.sequence) for link in peer.links.values() if link.up
+            ),
+        )
+        for peer in state.peers.values()
+    )
+    restarting = state.config.policies.restart_within_s if state.phase is Phase.RESTARTING else 0.0
+    return Beat(
+        sender=state.config.node,
+        incarnation=state.incarnation,
+        sequence=state.sequence,
+        table_digest=table_digest(table),
+        table=table,
+        hearings=hearings,
+        config_digest=state.config.digest,
+        longest_timeout_s=state.config.longest_timeout_s,
+        restarting_for_s=restarting,
+        left=state.phase is Phase.LEFT,
+    )
+
+
+def stored(state: NodeState) -> Stored:
+    """Return what must survive: own instances, epochs, promises, incarnations."""
+    none = Freeze("", "", "")
+    instances = {}
+    for name, i in state.instances.items():
+        freeze = i.freeze or none
+        instances[name] = StoredInstance(
+            i.state, i.state_sequence, i.epoch, i.highest_epoch, freeze.who, freeze.reason, freeze.wall
+        )
+    peers = {
+        p.node: StoredPeer(p.incarnation, p.promise_s, tuple(sorted(p.maintenance)))
+        for p in state.peers.values()
+    }
+    return Stored(state.incarnation, instances, peers)
+
+
+def age_text(at: Optional[float], now: float) -> str:
+    """Return the age of a moment for people: `3.2 s`, or `never`."""
+    return "never" if at is None else f"{max(0.0, now - at):.1f} s"
+
+
+def change_state(
+    turn: Turn, instance: Instance, target: State, reason: str, rule: str = "", kind: str = "state"
+) -> Instance:
+    """Move an instance to another state: stored, journaled, announced, operators answered."""
+    own = instance.state
+    changed = turn.put(
+        replace(
+            instance,
+            state=target,
+            state_sequence=instance.state_sequence + 1,
+            since=turn.now,
+            offer=instance.offer if target is State.START_READY else None,
+            freeze=instance.freeze if target in FROZEN else None,
+            freeze_next=instance.freeze_next if target in _UNDER_WAY else None,
+            held_by="",
+        )
+    )
+    turn.journal(
+        instance.service,
+        kind,
+        f"{own.name} -> {target.name}",
+        reason,
+        rule,
+        decision_inputs(turn, changed),
+    )
+    turn.persist()
+    turn.send()
+    return _answer_waiting(turn, changed, reason)
+
+
+_UNDER_WAY = frozenset({State.START_READY, State.STARTING, State.STOPPING})
+
+GOALS: Mapping[Verb, FrozenSet[State]] = {
+    Verb.START: frozenset({State.STARTED}),
+    Verb.STOP: frozenset({State.STOPPED, State.FROZEN_STOP}),
+    Verb.FREEZE_STOP: frozenset({State.FROZEN_STOP}),
+    Verb.FREEZE_START: frozenset({State.FROZEN_START}),
+    Verb.UNFREEZE: frozenset({State.STOPPED, State.STARTED}),
+    Verb.FORCE_START: frozenset({State.STARTED}),
+    Verb.FORCE_STOP: frozenset({State.STOPPED}),
+}
+"""The states that make a verb done; it exits 0 where one already holds."""
+
+
+def _answer_waiting(turn: Turn, instance: Instance, reason: str) -> Instance:
+    """Answer the operators who wait, once the state is one that lasts."""
+    if instance.state in _UNDER_WAY or not instance.waiting:
+        return instance
+    for waiter in instance.waiting:
+        done = instance.state in GOALS[waiter.verb]
+        code = ExitCode.DONE if done else ExitCode.FAILED
+        turn.reply(waiter.command_id, code, f"{instance.service}: {instance.state.name}: {reason}")
+    return turn.put(replace(instance, waiting=()))
+
+
+def decision_inputs(turn: Turn, instance: Instance) -> Tuple[Tuple[str, str], ...]:
+    """Return what a decision looked at: epochs, peers' states, age of the last beat per link."""
+    inputs = [("epoch", str(instance.epoch))]
+    for node in turn.config.services[instance.service].nodes:
+        peer = turn.peers.get(node)
+        if peer is None:
+            continue
+        entry = peer.table.get(instance.service)
+        inputs.append((f"{node}", peer.liveness.value))
+        inputs.append((f"{node} state", entry.state.name if entry else State.UNKNOWN.name))
+        if entry:
+            inputs.append((f"{node} epoch", str(entry.epoch)))
+        inputs.extend(
+            (f"last beat {link.link_id}", age_text(link.heard_at, turn.now)) for link in peer.links.values()
+        )
+    return tuple(inputs)
