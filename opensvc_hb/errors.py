@@ -8,6 +8,7 @@ exits: a command turns an `HbError` into its one line and its exit code.
 from __future__ import annotations
 
 import enum
+from typing import Sequence
 
 
 class ExitCode(enum.IntEnum):
@@ -56,3 +57,14 @@ class ConfigurationError(HbError):
         self.what = what
         place = path if line == 0 else f"{path}:{line}"
         super().__init__(f"{place}: {where}: {what}" if where else f"{place}: {what}")
+
+
+class ConfigurationErrors(HbError):
+    """Everything that is wrong in what was read, in file order; `str` has a line for each."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+    def __init__(self, errors: Sequence[ConfigurationError]) -> None:
+        assert errors, "errors are raised when there are any"
+        self.errors = tuple(errors)
+        super().__init__("\n".join(str(error) for error in self.errors))

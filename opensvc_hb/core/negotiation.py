@@ -55,6 +55,7 @@ def situation(state: NodeState, instance: Instance, peer: Peer, now: float) -> S
             and not peer.confirmed_dead
         ),
         ask=config.policies.takeover is TakeoverPolicy.ASK and not peer.confirmed_dead,
+        handing=instance.handing_until is not None and now < instance.handing_until,
         going=state.phase.value not in ("running", "verifying"),
     )
 

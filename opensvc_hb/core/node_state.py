@@ -51,6 +51,8 @@ class Purpose(enum.Enum):
     FORCE_STOP = "force-stop"
     """Are the resources down, as the operator says?"""
     ANNOUNCE = "announce"
+    HAND_OVER = "hand over"
+    """An operator switches it to another node."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Instance:
         freeze_next: the freeze that the end of what is under way brings.
         yielding: a start under way was cancelled because the other side goes first.
         contested: another node ran it too, or was unheard: announce addresses once settled.
+        handing_until: switched away by an operator: the peer goes first until then; None if not.
         held_by: id of the rule last found to hold it; kept so that the journal tells changes only.
         detail: what the last action said, for people.
     """
@@ -106,6 +109,7 @@ class Instance:
     waiting: Tuple[Waiting, ...] = ()
     yielding: bool = False
     contested: bool = False
+    handing_until: Optional[float] = None
     held_by: str = ""
     detail: str = ""
 

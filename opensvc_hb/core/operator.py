@@ -15,6 +15,7 @@ from typing import Callable, Mapping
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.adoption import VERIFY_LIMIT_S
 from opensvc_hb.core.events import CommandGiven, PeerConfirmedDead
+from opensvc_hb.core.handover import may_take
 from opensvc_hb.core.membership import judge
 from opensvc_hb.core.negotiation import holding_rule, make_offer, seen, start
 from opensvc_hb.core.node_state import Freeze, Instance, Liveness, Phase, Purpose, Waiting
@@ -125,6 +126,26 @@ def _freeze_start(turn: Turn, instance: Instance, event: CommandGiven) -> None:
     _wrong_state(turn, instance, event)
 
 
+def _switch(turn: Turn, instance: Instance, event: CommandGiven) -> None:
+    """`switch`: stop it here and leave it to the other node, which must be able to take it."""
+    service = turn.config.services[instance.service]
+    if instance.state is not State.STARTED or instance.action is not None:
+        if instance.state in (State.STOPPED, State.FROZEN_STOP):
+            _refuse(turn, event, ExitCode.REFUSED, "it does not run here: switch it on the node that runs it")
+            return
+        _wrong_state(turn, instance, event)
+        return
+    taker = next((p for n in service.nodes if (p := turn.peers.get(n)) and may_take(p, service.name)), None)
+    if taker is None:
+        why = "no other node can take it: it must be heard there in state STOPPED (unfreeze it there)"
+        _refuse(turn, event, ExitCode.REFUSED, why)
+        return
+    instance = change_state(
+        turn, _wait(turn, instance, event), State.STOPPING, _words(event), kind="operator"
+    )
+    turn.run(instance, ActionVerb.STOP, Purpose.HAND_OVER, State.STOPPED, service.stop_limit_s)
+
+
 def _start(turn: Turn, instance: Instance, event: CommandGiven) -> None:
     """`start`: what the table would do by itself; an operator's word replaces takeover = ask."""
     if instance.state in (State.STARTING, State.START_READY):
@@ -189,6 +210,7 @@ _VERBS: Mapping[Verb, Callable[[Turn, Instance, CommandGiven], None]] = {
     Verb.UNFREEZE: _unfreeze,
     Verb.FORCE_START: _force_start,
     Verb.FORCE_STOP: _force_stop,
+    Verb.SWITCH: _switch,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Optional
 
 from opensvc_hb.core.adoption import adopt
 from opensvc_hb.core.events import ActionFinished, Outcome, ResourcesReported
+from opensvc_hb.core.handover import hand_over
 from opensvc_hb.core.healing import after_yielding, note_resources, stop_to_heal
 from opensvc_hb.core.node_state import Freeze, Instance, Purpose, RunningAction
 from opensvc_hb.core.states import ActionVerb, Avail, State
@@ -93,6 +94,8 @@ def _stop_ended(turn: Turn, instance: Instance, action: RunningAction, event: Ac
         reason = freeze.reason or "the stop action succeeded"
         change_state(turn, replace(instance, freeze=freeze), State.FROZEN_STOP, reason)
     else:
+        if action.purpose is Purpose.HAND_OVER:
+            instance = hand_over(turn, instance)
         change_state(turn, instance, State.STOPPED, "the stop action succeeded")
 
 

@@ -54,6 +54,7 @@ class Situation:
         order: of a double start, seen from here.
         maintenance: the peer froze it started, and has not said otherwise.
         ask: a takeover needs an operator, and none has spoken.
+        handing: an operator switched it away, and the peer has not taken it yet.
         going: this daemon is stopping or its node is leaving: it starts nothing.
     """
 
@@ -65,6 +66,7 @@ class Situation:
     order: Order = Order.NONE
     maintenance: bool = False
     ask: bool = False
+    handing: bool = False
     going: bool = False
 
 
@@ -97,6 +99,7 @@ class Rule:
     order: Optional[Order] = None
     maintenance: Optional[bool] = None
     ask: Optional[bool] = None
+    handing: Optional[bool] = None
     going: Optional[bool] = None
     alarm: bool = False
 
@@ -111,6 +114,7 @@ class Rule:
             and (self.order is None or s.order is self.order)
             and (self.maintenance is None or s.maintenance is self.maintenance)
             and (self.ask is None or s.ask is self.ask)
+            and (self.handing is None or s.handing is self.handing)
             and (self.going is None or s.going is self.going)
         )
 
@@ -189,6 +193,15 @@ RULES: Tuple[Rule, ...] = (
     ),
     Rule("G2", Verdict.HOLD, "this daemon is stopping: it starts nothing", own=_IDLE, going=True),
     # Stopped here, the peer is heard.
+    Rule(
+        "W1",
+        Verdict.HOLD,
+        "an operator switched it away: the peer goes first",
+        own=_IDLE,
+        liveness=_HEARD,
+        peer=PERMISSIVE | _OFFERING | _RUNS,
+        handing=True,
+    ),
     Rule(
         "S1",
         Verdict.OFFER,
@@ -396,6 +409,7 @@ def dump() -> str:
                 ("order", rule.order.value if rule.order else None),
                 ("maintenance", rule.maintenance),
                 ("ask", rule.ask),
+                ("handing", rule.handing),
                 ("going", rule.going),
             )
             if value is not None

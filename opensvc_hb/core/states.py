@@ -59,6 +59,8 @@ class Verb(enum.Enum):
     UNFREEZE = "unfreeze"
     FORCE_START = "force-start"
     FORCE_STOP = "force-stop"
+    SWITCH = "switch"
+    """Ours: stop it here and leave it to the next node."""
 
 
 class ActionVerb(enum.Enum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Iterable, List, Tuple
 
-from opensvc_hb.core import departure, membership, negotiation, operator, outcome
+from opensvc_hb.core import departure, handover, membership, negotiation, operator, outcome
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.adoption import add_service, begin, verified
 from opensvc_hb.core.config import Config
@@ -53,6 +53,7 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
         _route(turn, event)
     for node in list(turn.peers):
         membership.judge(turn, node)
+    turn.dirty.update(n for n, i in turn.instances.items() if i.handing_until is not None)
     if turn.state.phase not in SILENT_PHASES:
         membership.confirm(turn)
         _settle(turn)
@@ -74,6 +75,7 @@ def _settle(turn: Turn) -> None:
         names, turn.dirty = sorted(turn.dirty), set()
         for name in names:
             if name in turn.instances:
+                handover.progress(turn, name)
                 negotiation.act(turn, name)
 
 
@@ -84,6 +86,7 @@ def _wake_at(state: NodeState, peers: Dict[str, Peer]) -> float:
         times.append(change)
     if state.phase_until is not None:
         times.append(state.phase_until)
+    times.extend(i.handing_until for i in state.instances.values() if i.handing_until is not None)
     return min(times)
 
 

@@ -23,6 +23,7 @@ from opensvc_hb.core.node_state import (
     Purpose,
     RunningAction,
     Sent,
+    Waiting,
 )
 from opensvc_hb.core.states import FROZEN, ActionVerb, Avail, State, Verb
 from opensvc_hb.errors import ExitCode
@@ -293,6 +294,7 @@ GOALS: Mapping[Verb, FrozenSet[State]] = {
     Verb.UNFREEZE: frozenset({State.STOPPED, State.STARTED}),
     Verb.FORCE_START: frozenset({State.STARTED}),
     Verb.FORCE_STOP: frozenset({State.STOPPED}),
+    Verb.SWITCH: frozenset(),
 }
 """The states that make a verb done; it exits 0 where one already holds."""
 
@@ -301,11 +303,15 @@ def _answer_waiting(turn: Turn, instance: Instance, reason: str) -> Instance:
     """Answer the operators who wait, once the state is one that lasts."""
     if instance.state in _UNDER_WAY or not instance.waiting:
         return instance
+    staying: List[Waiting] = []
     for waiter in instance.waiting:
+        if waiter.verb is Verb.SWITCH and instance.state is State.STOPPED:
+            staying.append(waiter)  # the switch is done when the peer has it
+            continue
         done = instance.state in GOALS[waiter.verb]
         code = ExitCode.DONE if done else ExitCode.FAILED
         turn.reply(waiter.command_id, code, f"{instance.service}: {instance.state.name}: {reason}")
-    return turn.put(replace(instance, waiting=()))
+    return turn.put(replace(instance, waiting=tuple(staying)))
 
 
 def decision_inputs(turn: Turn, instance: Instance) -> Tuple[Tuple[str, str], ...]:

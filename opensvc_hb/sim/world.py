@@ -19,12 +19,14 @@ from opensvc_hb.core.events import (
     ActionFinished,
     BeatReceived,
     CommandGiven,
+    ConfigurationChanged,
     DaemonStarted,
     DaemonStopping,
     Event,
     LinkDrained,
     Outcome,
     PeerConfirmedDead,
+    ResourcesReported,
     StopKind,
     Stored,
     Ticked,
@@ -53,6 +55,8 @@ class Host:
     Args:
         running: services whose resources are up here: the truth, whatever core believes.
         life: grows with each start of the daemon; events of an earlier life are lost.
+        newest: (incarnation, sequence) of the newest beat read on each link in this life, as a
+            listener keeps it: what is not newer is a replay and never reaches the core.
     """
 
     config: Config
@@ -64,10 +68,16 @@ class Host:
     life: int = 0
     paused: bool = False
     waiting: List[Event] = field(default_factory=list)
+    newest: Dict[str, Tuple[int, int]] = field(default_factory=dict)
 
 
 class World:
-    """The cluster in one process. All methods act at the world's present `now`."""
+    """The cluster in one process. All methods act at the world's present `now`.
+
+    `on_deliver(link_id, listener, beat)` answers with the delays (seconds) of the copies that
+    arrive: none is a loss, two a duplicate, different ones reorder. `on_step(node, effects,
+    performed)` sees what a step asked for, once before and once after it is performed.
+    """
 
     def __init__(self, configs: Tuple[Config, ...]) -> None:
         self.now = 0.0
@@ -80,6 +90,8 @@ class World:
         self.overlaps: List[Tuple[float, str]] = []
         self.replies: Dict[int, fx.Reply] = {}
         self.on_deliver: Optional[Callable[[str, str, Beat], FrozenSet[float]]] = None
+        self.on_step: Optional[Callable[[str, Tuple[fx.Effect, ...], bool], None]] = None
+        self.steps_count = 0
         self._queue: List[Tuple[float, int, str, int, Event]] = []
         self._count = itertools.count(1)
 
@@ -91,6 +103,7 @@ class World:
         if booted:
             host.running.clear()
         host.life += 1
+        host.newest.clear()
         host.core = new_node(host.config)
         self.say(node, "boots" if booted else "daemon starts")
         self._give(node, DaemonStarted(host.config, host.stored, booted))
@@ -150,6 +163,23 @@ class World:
         """Ask a daemon to stop, in order."""
         self._give(node, DaemonStopping(kind))
 
+    def reconfigure(self, node: str, config: Config) -> None:
+        """Give a node another configuration; its daemon, if it runs, reads it at once."""
+        self.hosts[node].config = config
+        self._give(node, ConfigurationChanged(config))
+
+    def lose_store(self, node: str) -> None:
+        """Empty a node's store, as a reinstallation does; its daemon must not run."""
+        assert self.hosts[node].core is None, f"the daemon of {node} runs"
+        self.hosts[node].stored = Stored()
+        self.say(node, "loses its store")
+
+    def resources(self, node: str, service: str, avail: Avail) -> None:
+        """Let the resources of a service be so from now on, and the evaluation report it."""
+        running = self.hosts[node].running
+        (running.discard if avail is Avail.DOWN else running.add)(service)
+        self._give(node, ResourcesReported(service, avail))
+
     def run(self, seconds: float) -> None:
         """Let the time pass."""
         end = self.now + seconds
@@ -205,9 +235,24 @@ class World:
         if host.paused:
             host.waiting.append(event)
             return
+        if isinstance(event, BeatReceived) and not self._is_newer(host, event):
+            return
         host.core, effects = step(host.core, event, self.now)
+        self.steps_count += 1
+        if self.on_step is not None:
+            self.on_step(node, effects, False)
         for effect in effects:
             self._perform(node, effect)
+        if self.on_step is not None:
+            self.on_step(node, effects, True)
+
+    def _is_newer(self, host: Host, event: BeatReceived) -> bool:
+        """Tell whether a listener would hand this beat over, and remember it."""
+        number = (event.beat.incarnation, event.beat.sequence)
+        if number <= host.newest.get(event.link_id, (0, 0)):
+            return False
+        host.newest[event.link_id] = number
+        return True
 
     def _end_action(self, host: Host, event: ActionFinished) -> ActionFinished:
         """Make the action's result true in the world, and tell what the agent then sees."""

@@ -1,0 +1,53 @@
+"""Is the configuration right? Everything that is wrong at once, with file and line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Tuple
+
+from opensvc_hb.daemon.configuration import left_out, read_cluster_files
+from opensvc_hb.errors import ConfigurationErrors
+from opensvc_hb.paths import Root
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found.
+
+    Args:
+        errors: one line each; notes: accepted, but worth knowing.
+        summary: what is fine, when there is no error.
+    """
+
+    errors: Tuple[str, ...]
+    notes: Tuple[str, ...]
+    summary: str
+
+
+def check_files(place: Root, node: str, with_machine: bool) -> Findings:
+    """Check the cluster's files and every service's file; with the machine, what it makes of them."""
+    from opensvc_hb.agent.adapter import AgentAdapter
+
+    errors: List[str] = []
+    notes: List[str] = []
+    files = None
+    try:
+        files = read_cluster_files(place, node, with_machine)
+        notes.extend(files.notes)
+    except ConfigurationErrors as found:
+        errors.extend(str(error) for error in found.errors)
+    declared = AgentAdapter(place, node).declare()
+    errors.extend(declared.errors)
+    if files is not None:
+        from opensvc_hb.core.config import Service
+
+        services = tuple(Service(d.name, d.svcname, tuple(d.nodes)) for d in declared.services)
+        errors.extend(left_out(files, services))
+        if len(files.nodes) > 1:
+            notes.append(
+                "no guard: if every link is cut while both nodes live, both start the services "
+                "(split brain); keep the links on separate paths, or set takeover = ask"
+            )
+    links = len(files.links) if files else 0
+    summary = f"{node}: {links} links and {len(declared.services)} services with a heartbeat are in order"
+    return Findings(tuple(errors), tuple(notes), summary)

@@ -1,0 +1,301 @@
+"""hbmgr: see and steer the heartbeat of this node.
+
+Parses the words, asks the daemon (or reads a file), prints, and turns an error into one line
+and an exit code. What is printed is made by `hb_text`; what is true is known by the daemon.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence
+
+from opensvc_hb import __version__
+from opensvc_hb.errors import ExitCode, HbError
+from opensvc_hb.paths import Root, node_name, root
+
+VERBS: Mapping[str, str] = {
+    "freeze-stop": "stop a service here and keep it stopped; the other node may start it",
+    "freeze-start": "keep a service as it runs here, daemon or no daemon: maintenance",
+    "unfreeze": "hand a frozen service back to the decision table",
+    "start": "start a service that the table would start, or that waits for an operator",
+    "stop": "stop a service here; the table may start it again, here or there",
+    "force-start": "declare a service STARTED here; runs nothing",
+    "force-stop": "declare a service STOPPED here after a failure; runs nothing",
+    "switch": "stop a service here and let the other node start it",
+}
+
+COMMAND_LIMIT_S = 3600.0
+"""Commands wait for the end of the actions that they cause, which have limits of their own."""
+
+EPILOGUE = """\
+exit status:
+  0 done   1 failed   2 wrong words   3 daemon not running, or no such service
+  4 state unknown   5 refused   6 configuration error   8 timed out   9 partly done
+"""
+
+
+class WrongInvocation(HbError):
+    """The words of the command line do not fit together."""
+
+    exit_code = ExitCode.USAGE
+
+
+def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        code = run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except HbError as error:
+        print(f"hbmgr: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = ExitCode.FAILED
+    except KeyboardInterrupt:
+        code = ExitCode.FAILED
+    sys.exit(int(code))
+
+
+def run(argv: Sequence[str]) -> ExitCode:
+    """Run one command; return its exit code or raise an HbError."""
+    options = _parser().parse_args(list(argv))
+    answer: ExitCode = options.run(options, root())
+    return answer
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hbmgr",
+        description="See and steer the heartbeat of this node.",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hbmgr {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, run_it: Callable[[argparse.Namespace, Root], ExitCode], text: str) -> Any:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--format", choices=("text", "json"), default="text", help="default text")
+        command.set_defaults(run=run_it)
+        return command
+
+    add("daemon", _daemon, "run this node's daemon in the foreground")
+    status = add("status", _status, "show alarms, peers, links and services")
+    status.add_argument("--exit-code", action="store_true", help="0 no alarm, 1 alarms")
+    add("links", _links, "show one line per line of the monitor file, with counters")
+    events = add("events", _events, "show the journal: what was decided, by which rule, and why")
+    events.add_argument("service", nargs="?", metavar="SVC", help="only this service")
+    events.add_argument("--last", type=int, metavar="N", default=50, help="so many entries (50; 0: all)")
+    for name, text in VERBS.items():
+        verb = add(name, _verb, text)
+        verb.add_argument("services", nargs="?", metavar="SVC[,SVC...]", help="service names or hb names")
+        verb.add_argument("--all", action="store_true", help="every service of this node")
+        verb.add_argument("--force", action="store_true", help="do it although it is refused as unsafe")
+        verb.add_argument("--reason", default="", help="why, for the journal and the next colleague")
+    dead = add("confirm-dead", _confirm_dead, "vouch that a silent node is dead: takeovers go on")
+    dead.add_argument("node", metavar="NODE")
+    dead.add_argument("--reason", required=True, help="how you know; it is kept in the journal")
+    add("leave", _leave, "end the instances here, tell the peer, and end the daemon")
+    add("reload", _reload, "have the daemon read its configuration again")
+    config = add("config", _config_check, "check nodes, monitor, key, hb.conf and the services' files")
+    config.add_argument("what", choices=("check",))
+    add("check", _check, "check the configuration and what this machine makes of it")
+    decode = add("decode", _decode, "show what a captured beat or disk slot says")
+    decode.add_argument("file", type=Path, metavar="FILE")
+    keygen = add("keygen", _keygen, "make the cluster's key, or take the next step of its rotation")
+    keygen.add_argument("--rotate", action="store_true", help="add a new key, then use it, then drop the old")
+    return parser
+
+
+# -- talking to the daemon ------------------------------------------------------------------
+
+
+def _ask(place: Root, message: Mapping[str, object], timeout_s: float = 10.0) -> Dict[str, Any]:
+    from opensvc_hb.client import request
+
+    return request(str(place.socket), dict(message), timeout_s, str(place.lock))
+
+
+def _question(place: Root, message: Mapping[str, object]) -> Dict[str, Any]:
+    answer = _ask(place, message)
+    if not answer.get("ok"):
+        raise _Refused(answer)
+    return answer
+
+
+class _Refused(HbError):
+    """The daemon's own words, with its code."""
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        super().__init__(str(answer.get("error") or answer.get("text") or "refused"))
+        self.exit_code = ExitCode(int(answer.get("code", 1)))
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=4, sort_keys=True))
+
+
+def _order(options: argparse.Namespace, place: Root, message: Mapping[str, object]) -> ExitCode:
+    """Send an order, wait for its end, print what became of it."""
+    answer = _ask(place, message, COMMAND_LIMIT_S)
+    code = ExitCode(int(answer.get("code", 0 if answer.get("ok") else 1)))
+    text = str(answer.get("text") or answer.get("error") or "")
+    if options.format == "json":
+        _print_json({"ok": code is ExitCode.DONE, "code": int(code), "text": text})
+    elif text:
+        print(text, file=sys.stdout if code is ExitCode.DONE else sys.stderr)
+    return code
+
+
+# -- the commands ---------------------------------------------------------------------------
+
+
+def _daemon(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.daemon.main import run as run_daemon
+
+    run_daemon(place, node_name())
+    return ExitCode.DONE
+
+
+def _status(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli.hb_text import status_text
+
+    document = _question(place, {"request": "status"})["status"]
+    if options.format == "json":
+        _print_json(document)
+    else:
+        print(status_text(document, _colours()), end="")
+    return ExitCode.FAILED if options.exit_code and document["alarms"] else ExitCode.DONE
+
+
+def _links(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli.hb_text import links_text
+
+    links = _question(place, {"request": "status"})["status"]["links"]
+    if options.format == "json":
+        _print_json(links)
+    else:
+        print(links_text(links, _colours()), end="")
+    return ExitCode.DONE
+
+
+def _colours() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _events(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli.hb_text import events_text
+    from opensvc_hb.daemon.journal import read_entries
+
+    names = _hb_names(options.service, place) if options.service else None
+    entries = read_entries(place.log / "hb.journal", None, None)
+    if names is not None:
+        entries = [entry for entry in entries if entry.service in names]
+    if options.last > 0:
+        entries = entries[-options.last :]
+    if options.format == "json":
+        _print_json([entry.as_json() for entry in entries])
+    else:
+        print(events_text(entries), end="")
+    return ExitCode.DONE
+
+
+def _hb_names(service: str, place: Root) -> List[str]:
+    """Return the hb name of a service given by either name, as far as the daemon can tell."""
+    try:
+        answer = _ask(place, {"request": "instances"})
+    except HbError:
+        return [service]  # the journal is read without a daemon too
+    instances = answer.get("instances", {})
+    return [service, *(hb for hb, one in instances.items() if one.get("service") == service)]
+
+
+def _verb(options: argparse.Namespace, place: Root) -> ExitCode:
+    if options.all == bool(options.services):
+        raise WrongInvocation(f"{options.command}: name SVC[,SVC...], or --all")
+    services = None if options.all else [s for s in options.services.split(",") if s]
+    message = {
+        "request": "command",
+        "verb": options.command,
+        "services": services,
+        "force": options.force,
+        "reason": options.reason,
+    }
+    return _order(options, place, message)
+
+
+def _confirm_dead(options: argparse.Namespace, place: Root) -> ExitCode:
+    message = {"request": "confirm-dead", "node": options.node, "reason": options.reason}
+    return _order(options, place, message)
+
+
+def _leave(options: argparse.Namespace, place: Root) -> ExitCode:
+    return _order(options, place, {"request": "leave"})
+
+
+def _reload(options: argparse.Namespace, place: Root) -> ExitCode:
+    return _order(options, place, {"request": "reload"})
+
+
+def _config_check(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli.hb_check import check_files
+
+    return _show_check(options, check_files(place, node_name(), with_machine=False))
+
+
+def _check(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli.hb_check import check_files
+
+    return _show_check(options, check_files(place, node_name(), with_machine=True))
+
+
+def _show_check(options: argparse.Namespace, found: Any) -> ExitCode:
+    code = ExitCode.CONFIGURATION if found.errors else ExitCode.DONE
+    if options.format == "json":
+        _print_json({"ok": not found.errors, "errors": list(found.errors), "notes": list(found.notes)})
+        return code
+    for line in found.errors:
+        print(line, file=sys.stderr)
+    for line in found.notes:
+        print(f"note: {line}")
+    if not found.errors:
+        print(found.summary)
+    return code
+
+
+def _decode(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli.hb_decode import decode_file, decoded_text
+
+    document = decode_file(options.file, place.hb / "key")
+    if options.format == "json":
+        _print_json(document)
+    else:
+        print(decoded_text(document), end="")
+    return ExitCode.DONE
+
+
+def _keygen(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.links import keyring as keys
+
+    path = place.hb / "key"
+    if options.rotate:
+        ring = keys.rotate(keys.read(path))
+        keys.write(path, ring, replace=True)
+        text = f"{path}: {ring.rotation.value}: copy it to every node, then run there: hbmgr reload"
+    else:
+        ring = keys.generate()
+        keys.write(path, ring)
+        text = f"{path}: written, mode 0600: copy this one file to every node"
+    if options.format == "json":
+        _print_json({"ok": True, "path": str(path), "key_ids": [key.id for key in ring.keys]})
+    else:
+        print(text)
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    main()

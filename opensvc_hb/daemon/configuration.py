@@ -1,0 +1,233 @@
+"""The cluster's configuration: read, checked, composed; and read again when it changes.
+
+Refused before anything starts: whatever the files say wrong, and whatever of them this
+machine cannot do. While the daemon runs, a change that is wrong changes nothing: the last
+good configuration stays, and the error is shown.
+
+Runs in: main thread until the daemon runs, then the configuration thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
+
+from opensvc_hb.core.config import Config, Link, Service
+from opensvc_hb.core.events import ConfigurationChanged
+from opensvc_hb.daemon.inbox import Inbox, Reconfigured
+from opensvc_hb.daemon.runner import DeclareAnswer, Declared, NotEvaluated, Runner
+from opensvc_hb.daemon.settings import Settings, read_settings
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors, HbError
+from opensvc_hb.links import keyring as keys
+from opensvc_hb.links.base import Links
+from opensvc_hb.links.cluster_files import read_monitor, read_nodes, shared_digest
+from opensvc_hb.links.machine import check_machine
+from opensvc_hb.paths import Root
+
+log = logging.getLogger("configuration")
+
+DECLARE_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class ClusterFiles:
+    """What `etc/opensvc/hb` says, checked.
+
+    Args:
+        notes: accepted, but worth saying (an image file in place of a disk).
+    """
+
+    nodes: Tuple[str, ...]
+    links: Tuple[Link, ...]
+    keyring: keys.Keyring
+    settings: Settings
+    notes: Tuple[str, ...] = ()
+
+
+def read_cluster_files(root: Root, node: str, with_machine: bool = True) -> ClusterFiles:
+    """Read nodes, monitor, key and hb.conf, and check them against this machine.
+
+    Raises:
+        ConfigurationErrors: every error found, in the order of the files.
+    """
+    errors: List[ConfigurationError] = []
+
+    def attempt(read: Callable[[], object]) -> object:
+        try:
+            return read()
+        except ConfigurationErrors as several:
+            errors.extend(several.errors)
+        except ConfigurationError as one:
+            errors.append(one)
+        return None
+
+    nodes = attempt(lambda: read_nodes(root.hb / "nodes"))
+    links = attempt(lambda: read_monitor(root.hb / "monitor", nodes)) if isinstance(nodes, tuple) else None
+    keyring = attempt(lambda: keys.read(root.hb / "key"))
+    settings = attempt(lambda: read_settings(root.hb))
+    notes: Tuple[str, ...] = ()
+    if isinstance(nodes, tuple) and node not in nodes:
+        what = f"this node, {node}, is not listed (have {', '.join(nodes)})"
+        errors.append(ConfigurationError(str(root.hb / "nodes"), 0, "", what))
+    elif isinstance(links, tuple) and with_machine:
+        found, notes = check_machine(links, node, str(root.hb / "monitor"))
+        errors.extend(found)
+    if errors:
+        raise ConfigurationErrors(errors)
+    assert isinstance(nodes, tuple)
+    assert isinstance(links, tuple)
+    assert isinstance(keyring, keys.Keyring)
+    assert isinstance(settings, Settings)
+    return ClusterFiles(nodes, links, keyring, settings, notes)
+
+
+def compose(node: str, files: ClusterFiles, services: Tuple[Service, ...]) -> Config:
+    """Return the configuration as core takes it. Services with an unknown node are left out."""
+    known: Dict[str, Service] = {
+        s.name: s for s in services if node in s.nodes and all(n in files.nodes for n in s.nodes)
+    }
+    return Config(
+        node=node,
+        nodes=files.nodes,
+        links=files.links,
+        services=known,
+        policies=files.settings.policies,
+        digest=shared_digest(files.nodes, files.links, known),
+    )
+
+
+def left_out(files: ClusterFiles, services: Tuple[Service, ...]) -> Tuple[str, ...]:
+    """Return one line for each declared service that cannot be cared for."""
+    lines = []
+    for service in services:
+        strange = [n for n in service.nodes if n not in files.nodes]
+        if strange:
+            lines.append(
+                f"{service.svcname}: DEFAULT.nodes: {', '.join(strange)} not in etc/opensvc/hb/nodes: "
+                "the heartbeat does not care for it"
+            )
+    return tuple(lines)
+
+
+def declare_now(runner: Runner) -> DeclareAnswer:
+    """Ask the agent which services register themselves, and wait for the answer."""
+    answers: queue.SimpleQueue[DeclareAnswer] = queue.SimpleQueue()
+    runner.declare(answers.put, DECLARE_WAIT_S)
+    try:
+        return answers.get(timeout=DECLARE_WAIT_S + 5)
+    except queue.Empty:
+        return NotEvaluated("", f"the agent did not say within {DECLARE_WAIT_S:g} s which services there are")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration in force, with what it was made of."""
+
+    config: Config
+    files: ClusterFiles
+    problems: Tuple[str, ...]
+
+
+def combine(
+    root: Root, node: str, files: ClusterFiles, answer: DeclareAnswer, before: Mapping[str, Service]
+) -> Loaded:
+    """Join cluster files and declared services.
+
+    A service whose file cannot be read at the moment, but is there, stays as it was: an
+    editor's half-written file must not end our care for it.
+    """
+    if isinstance(answer, NotEvaluated):
+        return Loaded(compose(node, files, tuple(before.values())), files, (answer.reason,))
+    names = {s.svcname for s in answer.services}
+    kept = tuple(
+        s
+        for s in before.values()
+        if s.svcname not in names and _mentioned(s.svcname, answer) and _has_file(root, s.svcname)
+    )
+    services = (*answer.services, *kept)
+    return Loaded(compose(node, files, services), files, (*answer.errors, *left_out(files, services)))
+
+
+def _mentioned(svcname: str, answer: Declared) -> bool:
+    return any(svcname in line for line in answer.errors)
+
+
+def _has_file(root: Root, svcname: str) -> bool:
+    return any((root.etc / f"{svcname}{ending}").exists() for ending in (".env", ".conf"))
+
+
+class Configuration:
+    """Reads the configuration again when asked (`reload`), and hands it to the monitor.
+
+    Args:
+        changed: told what is in force now, on the configuration thread.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        loaded: Loaded,
+        links: Links,
+        runner: Runner,
+        inbox: Inbox,
+        start_links: Callable[[Config, keys.Keyring], Links],
+        changed: Callable[[Loaded], None],
+    ) -> None:
+        self._root = root
+        self._loaded = loaded
+        self._links = links
+        self._runner = runner
+        self._inbox = inbox
+        self._start_links = start_links
+        self._changed = changed
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="configuration", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def reload(self) -> None:
+        """Have everything read again; safe in a signal handler."""
+        self._requests.put(True)
+
+    def close(self) -> None:
+        """End the thread after what it does now, and the links that are in use."""
+        self._requests.put(False)
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+        self._links.close(2.0)
+
+    def _run(self) -> None:
+        while self._requests.get():
+            try:
+                self._reload()
+            except Exception:
+                log.exception("the configuration could not be read again; the last one stays in force")
+
+    def _reload(self) -> None:
+        before = self._loaded
+        try:
+            files = read_cluster_files(self._root, before.config.node)
+        except HbError as error:
+            log.error("nothing was changed: %s", error)
+            self._loaded = replace(before, problems=(*_own_problems(before), str(error)))
+            self._changed(self._loaded)
+            return
+        answer = declare_now(self._runner)
+        loaded = combine(self._root, before.config.node, files, answer, before.config.services)
+        links: Optional[Links] = None
+        if files.links != before.files.links or files.keyring != before.files.keyring:
+            self._links.close(2.0)
+            self._links = links = self._start_links(loaded.config, files.keyring)
+        self._loaded = loaded
+        self._changed(loaded)
+        if links is not None or loaded.config != before.config:
+            self._inbox.put(Reconfigured(ConfigurationChanged(loaded.config), links))
+
+
+def _own_problems(loaded: Loaded) -> Tuple[str, ...]:
+    return tuple(line for line in loaded.problems if "etc/opensvc/hb/" not in line)

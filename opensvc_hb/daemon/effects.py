@@ -1,0 +1,148 @@
+"""Effects become deeds: the monitor thread's hands.
+
+Nothing here waits: the store is one write in place, all else is handed to a thread of its
+own. A state that cannot be stored is never announced: until the store takes it, no beat
+leaves and no start begins, and the peer counts the ordinary silence.
+
+Runs in: monitor thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Callable, Dict, Iterable, List, Optional, Protocol
+
+from opensvc_hb.core import effects as fx
+from opensvc_hb.core.events import ActionFinished, Event, Outcome, Stored
+from opensvc_hb.core.states import ActionVerb, Avail
+from opensvc_hb.daemon.journal import JournalThread
+from opensvc_hb.daemon.runner import Runner
+from opensvc_hb.daemon.statuses import Statuses
+from opensvc_hb.daemon.store import Store, StoreError
+from opensvc_hb.links.base import Links
+
+log = logging.getLogger("monitor")
+
+
+class Sink(Protocol):
+    """Takes events back into the monitor's queue."""
+
+    def put(self, item: Event, /) -> None:
+        """Add an event."""
+
+
+class Performer:
+    """Does what core asks for.
+
+    Attributes:
+        timer_at: when the next `Ticked` is due, seconds of the daemon's clock.
+        exit_reason: set once the daemon may end.
+        store_problem: why the last state could not be stored, "" when it could.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        runner: Runner,
+        store: Store,
+        journal: JournalThread,
+        statuses: Statuses,
+        inbox: Sink,
+    ) -> None:
+        self.links = links
+        self.timer_at = 0.0
+        self.exit_reason: Optional[str] = None
+        self.store_problem = ""
+        self._runner = runner
+        self._store = store
+        self._journal = journal
+        self._statuses = statuses
+        self._inbox = inbox
+        self._unstored: Optional[Stored] = None
+        self._replies: Dict[int, Callable[[fx.Reply], None]] = {}
+        self._svcnames: Dict[str, str] = {}
+
+    def expect_reply(self, command_id: int, reply: Callable[[fx.Reply], None]) -> None:
+        """Remember where the answer to a command goes."""
+        self._replies[command_id] = reply
+
+    def make_room(self, services: int) -> None:
+        """Let the store hold so many services; a full disk leaves it as it is, and says so."""
+        try:
+            self._store.reserve(services)
+        except StoreError as error:
+            log.error("no room for the states of all services: %s", error)
+
+    def action_ended(self, service: str) -> None:
+        """Have the service evaluated: an action of it has just ended."""
+        svcname = self._svcnames.pop(service, None)
+        if svcname is not None:
+            self._statuses.action_ended(svcname)
+
+    def perform(self, effects: Iterable[fx.Effect]) -> None:
+        """Do a turn's effects, in order."""
+        pending: List[fx.Effect] = list(effects)
+        if self._unstored is not None and not any(isinstance(e, fx.Persist) for e in pending):
+            self._persist(self._unstored)
+        for effect in pending:
+            self._perform(effect)
+
+    def _perform(self, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.Persist):
+            self._persist(effect.stored)
+        elif isinstance(effect, fx.SendNow):
+            if self._unstored is None:
+                self.links.send(effect.beat, effect.with_table)
+        elif isinstance(effect, fx.AskLinks):
+            self.links.ask(effect.token)
+        elif isinstance(effect, fx.ArmTimer):
+            self.timer_at = effect.at
+        elif isinstance(effect, fx.RunAction):
+            self._run_action(effect)
+        elif isinstance(effect, fx.CancelAction):
+            self._runner.cancel(effect)
+        elif isinstance(effect, fx.Journal):
+            self._note(effect)
+        elif isinstance(effect, fx.Reply):
+            reply = self._replies.pop(effect.command_id, None)
+            if reply is not None:
+                reply(effect)
+        else:
+            self.exit_reason = effect.reason
+
+    def _persist(self, stored: Stored) -> None:
+        try:
+            self._store.write(stored)
+        except StoreError as error:
+            self._unstored = stored
+            if self.store_problem != str(error):
+                log.error("states cannot be stored, so no beat is sent: %s", error)
+            self.store_problem = str(error)
+            return
+        if self._unstored is not None:
+            log.warning("states can be stored again")
+        self._unstored = None
+        self.store_problem = ""
+
+    def _run_action(self, action: fx.RunAction) -> None:
+        if action.verb is ActionVerb.START and self._unstored is not None:
+            detail = f"not started, its state cannot be stored: {self.store_problem}"
+            self._inbox.put(
+                ActionFinished(
+                    action.service, action.action_id, action.verb, Outcome.FAILED, Avail.UNKNOWN, 1, detail
+                )
+            )
+            return
+        if action.verb in (ActionVerb.START, ActionVerb.STOP):
+            self._svcnames[action.service] = action.svcname
+            self._statuses.action_began(action.svcname)
+        self._runner.run(action)
+
+    def _note(self, entry: fx.Journal) -> None:
+        self._journal.put(entry)
+        level = logging.WARNING if entry.kind in ("alarm", "stall") else logging.INFO
+        subject = f"{entry.service}: " if entry.service else ""
+        rule = f" [{entry.rule}]" if entry.rule else ""
+        reason = f": {entry.reason}" if entry.reason else ""
+        log.log(level, "%s%s%s%s", subject, entry.text, rule, reason)
+

@@ -1,0 +1,308 @@
+"""One daemon's life: everything is checked, then made, then the monitor runs until it may end.
+
+Started in the foreground by `hbmgr daemon`. What is refused is refused here, before a thread
+runs or a file is written; after that only core decides when the daemon ends.
+
+Runs in: main thread, which becomes the monitor thread.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Callable, Mapping, Optional
+
+from opensvc_hb.core.config import Config
+from opensvc_hb.core.events import DaemonStarted, DaemonStopping, ResourcesReported, StopKind
+from opensvc_hb.core.node_state import NodeState, Phase, new_node
+from opensvc_hb.core.states import Avail
+from opensvc_hb.daemon import life, logging_setup, realtime
+from opensvc_hb.daemon.answers import Answers, Sources
+from opensvc_hb.daemon.configuration import (
+    ClusterFiles,
+    Configuration,
+    Loaded,
+    combine,
+    declare_now,
+    read_cluster_files,
+)
+from opensvc_hb.daemon.control import ControlServer
+from opensvc_hb.daemon.effects import Performer
+from opensvc_hb.daemon.inbox import Inbox
+from opensvc_hb.daemon.journal import JournalThread, JournalWriter
+from opensvc_hb.daemon.monitor import Monitor
+from opensvc_hb.daemon.notify import Notifier
+from opensvc_hb.daemon.report import Notices, alarms
+from opensvc_hb.daemon.runner import Runner
+from opensvc_hb.daemon.statuses import Statuses
+from opensvc_hb.daemon.store import Store
+from opensvc_hb.daemon.watch import Watch
+from opensvc_hb.errors import ConfigurationError
+from opensvc_hb.files import WriteError
+from opensvc_hb.links.base import LinkCounters
+from opensvc_hb.links.keyring import Keyring
+from opensvc_hb.links.links import Links
+from opensvc_hb.paths import Root
+
+log = logging.getLogger("daemon")
+
+JOURNAL_NAME = "hb.journal"
+STORE_NAME = "hb.store"
+BOOT_NAME = "hb.boot"
+STATUS_PERIOD_S = 5.0
+SWITCH_INTERVAL_S = 0.001
+"""A thread that computes (an answer of a thousand services) lets a beat pass this soon."""
+
+
+def clock() -> float:
+    """Return the seconds of CLOCK_BOOTTIME: monotonic, and it counts suspend."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass
+class Board:
+    """What the monitor and the configuration thread show to the control thread.
+
+    Each field has one writer, holds a frozen value and is replaced as a whole.
+    """
+
+    state: Optional[NodeState] = None
+    problems: tuple[str, ...] = ()
+    realtime: str = ""
+
+
+def run(root: Root, node: str) -> None:
+    """Run the daemon of a root until it is told to end.
+
+    Raises:
+        HbError: it may not start: another one runs, or the configuration is wrong.
+    """
+    logging_setup.set_up_logging()
+    notifier = Notifier.from_environment()
+    lock = life.take_lock(root.lock, root.top)
+    files = read_cluster_files(root, node)
+    for note in files.notes:
+        log.info("%s", note)
+    for directory in (root.var, root.log, root.run):
+        _make_directory(directory)
+    os.chdir("/")
+    try:
+        Daemon(root, node, files, notifier).run()
+    finally:
+        lock.release()
+
+
+def _make_directory(path: os.PathLike[str]) -> None:
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)  # noqa: PTH103 - a path-like is enough
+    except OSError as error:
+        raise ConfigurationError(str(path), 0, "", f"cannot be made: {error.strerror}") from error
+
+
+class Daemon:
+    """The parts of a daemon, made in the order in which they need each other."""
+
+    def __init__(self, root: Root, node: str, files: ClusterFiles, notifier: Notifier) -> None:
+        self._root = root
+        self._node = node
+        self._files = files
+        self._notifier = notifier
+        self._board = Board()
+        self._inbox = Inbox()
+        self._fed_at = 0.0
+        self._told_at = 0.0
+        self._is_ready = False
+
+    def run(self) -> None:
+        """Make everything, run the monitor, take everything down again."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        settings = self._files.settings
+        runner = Runner(
+            self._inbox, logging.getLogger("runner"), os.environ, max_parallel=settings.max_parallel
+        )
+        runner.start()
+        loaded = combine(self._root, self._node, self._files, declare_now(runner), {})
+        self._loaded_changed(loaded)
+        store = Store.open(self._root.var / STORE_NAME, len(loaded.config.services))
+        if store.damaged:
+            log.error("%s", store.damaged)
+        statuses = Statuses(
+            runner.status, self._resources_seen, logging.getLogger("statuses"), settings.status_interval_s
+        )
+        statuses.set_services(loaded.config.services.values())
+        journal = JournalThread(JournalWriter(self._root.log / JOURNAL_NAME, self._node))
+        stored = store.read()
+        self._inbox.put(DaemonStarted(loaded.config, stored, self._was_booted()))
+        floors = {name: peer.incarnation for name, peer in stored.peers.items()}
+        links = self._start_links(loaded.config, self._files.keyring, floors)
+        performer = Performer(links, runner, store, journal, statuses, self._inbox)
+        configuration = Configuration(
+            self._root,
+            loaded,
+            links,
+            runner,
+            self._inbox,
+            lambda config, keyring: self._start_links(config, keyring, self._incarnations()),
+            lambda changed: self._configuration_changed(changed, statuses),
+        )
+        sources = Sources(
+            state=lambda: self._board.state,
+            counters=lambda: _by_id(performer.links),
+            notices=lambda: self._notices(performer, journal, store),
+            fresh=statuses.fresh,
+            clock=clock,
+            reload=configuration.reload,
+        )
+        control = ControlServer(
+            self._root.socket, Answers(self._inbox, sources).handle, settings.control_group
+        )
+        watch = Watch((self._root.etc,), configuration.reload)
+        self._install_signals(configuration)
+        for part in (journal, statuses, configuration, control, watch):
+            part.start()
+        self._become_realtime()
+        gc.freeze()
+        monitor = Monitor(
+            new_node(loaded.config), self._inbox, performer, clock, self._publish, self._feed
+        )
+        reason = monitor.run()
+        log.info("the daemon ends: %s", reason)
+        self._notifier.stopping(reason)
+        watch.close()
+        control.stop()
+        configuration.close()
+        statuses.close()
+        runner.close()
+        journal.stop()
+        store.close()
+
+    def _incarnations(self) -> Mapping[str, int]:
+        """Return the highest incarnation accepted from each peer, as published last."""
+        state = self._board.state
+        return {} if state is None else {name: peer.incarnation for name, peer in state.peers.items()}
+
+    def _start_links(self, config: Config, keyring: Keyring, floors: Mapping[str, int]) -> Links:
+        links = Links(config, keyring, floors, self._inbox.put, clock)
+        links.start()
+        return links
+
+    def _was_booted(self) -> bool:
+        """Tell a boot of the node from a restart of the daemon, and remember this boot."""
+        path = self._root.var / BOOT_NAME
+        identity = life.boot_identity()
+        booted = life.was_booted(path, identity)
+        if booted:
+            try:
+                life.remember_boot(path, identity)
+            except WriteError as error:
+                log.error("a restart of the daemon will look like a boot of the node: %s", error)
+        return booted
+
+    # -- what others tell, on their own threads ------------------------------------------
+
+    def _resources_seen(self, service: str, avail: Avail) -> None:
+        self._inbox.put(ResourcesReported(service, avail))
+
+    def _loaded_changed(self, loaded: Loaded) -> None:
+        for line in loaded.problems:
+            if line not in self._board.problems:
+                log.error("%s", line)
+        self._board.problems = loaded.problems
+
+    def _configuration_changed(self, loaded: Loaded, statuses: Statuses) -> None:
+        self._loaded_changed(loaded)
+        statuses.set_services(loaded.config.services.values())
+
+    def _notices(self, performer: Performer, journal: JournalThread, store: Store) -> Notices:
+        problem = performer.store_problem
+        return Notices(
+            store=problem or (f"{store.damaged}" if store.damaged else ""),
+            services=self._board.problems,
+            journal=_journal_problem(journal),
+            realtime=self._board.realtime,
+        )
+
+    # -- the monitor's surroundings ------------------------------------------------------
+
+    def _publish(self, state: NodeState) -> None:
+        self._board.state = state
+        now = clock()
+        if not self._is_ready and state.phase is Phase.RUNNING:
+            self._is_ready = True
+            self._notifier.ready(_status_line(state, now))
+            log.info("ready: %s", _status_line(state, now))
+        elif now - self._told_at > STATUS_PERIOD_S:
+            self._told_at = now
+            self._notifier.status(_status_line(state, now))
+
+    def _feed(self) -> None:
+        period_s = self._notifier.feed_interval_s
+        now = clock()
+        if period_s is not None and now - self._fed_at >= period_s / 2:
+            self._fed_at = now
+            self._notifier.feed_watchdog()
+
+    def _become_realtime(self) -> None:
+        """Ask for priority for the threads that beat and decide, and locked memory for all."""
+        report = realtime.become_realtime()
+        for thread in threading.enumerate():
+            if thread.native_id is not None and _carries_beats(thread.name):
+                realtime.make_thread_realtime(thread_id=thread.native_id)
+        self._board.realtime = "; ".join(
+            f"{grant.what}: {grant.detail}" if grant.granted else f"no {grant.what}: {grant.detail}"
+            for grant in report.grants
+        )
+        for grant in report.refused:
+            log.info("goes on without %s: %s", grant.what, grant.detail)
+
+    def _install_signals(self, configuration: Configuration) -> None:
+        def stop(_number: int, _frame: object) -> None:
+            threading.Thread(target=self._stop_in_order, name="stop", daemon=True).start()
+
+        def again(_number: int, _frame: object) -> None:
+            self._notifier.reloading()
+            configuration.reload()
+            self._notifier.ready()
+
+        handlers: Mapping[int, Callable[[int, object], None]] = {
+            signal.SIGTERM: stop,
+            signal.SIGINT: stop,
+            signal.SIGHUP: again,
+            signal.SIGUSR1: lambda *_: logging_setup.log_more(),
+            signal.SIGUSR2: lambda *_: logging_setup.log_less(),
+        }
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def _stop_in_order(self) -> None:
+        """A halt of the node ends the instances first; a mere stop of the daemon does not."""
+        kind = StopKind.LEAVE if life.shutdown_in_progress() else StopKind.RESTART
+        self._inbox.put(DaemonStopping(kind))
+
+
+def _journal_problem(journal: JournalThread) -> str:
+    figures = journal.statistics()
+    if not figures.unwritten and not figures.lost:
+        return ""
+    return f"{figures.unwritten} entries wait for space, {figures.lost} were lost"
+
+
+def _carries_beats(thread_name: str) -> bool:
+    return any(f"{kind}-" in thread_name for kind in ("net", "unicast", "dio", "disk"))
+
+
+def _by_id(links: Links) -> Mapping[str, LinkCounters]:
+    return {counters.link_id: counters for counters in links.counters()}
+
+
+def _status_line(state: NodeState, now: float) -> str:
+    peers = ", ".join(f"{node} {peer.liveness.value}" for node, peer in state.peers.items()) or "no peers"
+    running = sum(i.state.name in ("STARTED", "FROZEN_START") for i in state.instances.values())
+    count = len(alarms(state, Notices(), now))
+    return f"{running} of {len(state.instances)} services run here; {peers}; {count} alarms"

@@ -1,0 +1,247 @@
+"""What does the daemon know? The documents that commands ask for, as JSON-ready values.
+
+Pure: the core's frozen state and the links' counters in, plain dictionaries out. The state
+names are ours (FROZEN_START); whoever speaks OpenHA's words maps them.
+
+Runs in: control thread, on the state that the monitor thread published last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from opensvc_hb.core.config import Link, TakeoverPolicy
+from opensvc_hb.core.messages import link_tag
+from opensvc_hb.core.negotiation import holding_rule
+from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer
+from opensvc_hb.core.states import State
+from opensvc_hb.links.base import LinkCounters
+
+SCHEMA = "opensvc.hb.status/1"
+STALL_SHOWN_S = 600.0
+"""A stall stays among the alarms for so long."""
+
+
+@dataclass(frozen=True)
+class Notices:
+    """What the shell itself has to say, beside the core.
+
+    Args:
+        store: why states cannot be stored, "" when they can.
+        services: one line per service whose file cannot be read.
+        journal: why the journal cannot be written, "" when it can.
+    """
+
+    store: str = ""
+    services: Sequence[str] = ()
+    journal: str = ""
+    realtime: str = ""
+
+
+def status_document(
+    state: NodeState, counters: Mapping[str, LinkCounters], notices: Notices, now: float
+) -> Dict[str, Any]:
+    """Return the whole status: node, peers, links, services, alarms."""
+    return {
+        "schema": SCHEMA,
+        "node": state.config.node,
+        "phase": state.phase.value,
+        "incarnation": state.incarnation,
+        "running_for_s": round(now - state.started_at, 3),
+        "realtime": notices.realtime,
+        "peers": {node: _peer(state, peer, now) for node, peer in state.peers.items()},
+        "links": [link_document(state, link, counters.get(link.id), now) for link in state.config.links],
+        "services": {name: service_document(state, i, now) for name, i in sorted(state.instances.items())},
+        "alarms": alarms(state, notices, now),
+        "notes": notes(state),
+    }
+
+
+def _age(at: Optional[float], now: float) -> Optional[float]:
+    return None if at is None else round(max(0.0, now - at), 3)
+
+
+def _peer(state: NodeState, peer: Peer, now: float) -> Dict[str, Any]:
+    heard = [link.heard_at for link in peer.links.values() if link.heard_at is not None]
+    waits = state.started_at + state.config.policies.wait_for_peer_s - now
+    return {
+        "liveness": peer.liveness.value,
+        "incarnation": peer.incarnation,
+        "last_beat_age_s": _age(max(heard, default=None), now),
+        "hears_us": peer.hears_us_at is not None and peer.liveness is Liveness.ALIVE,
+        "same_configuration": not peer.heard or peer.config_digest == state.config.digest,
+        "restarting_for_s": (
+            None if peer.promised_until is None else round(max(0.0, peer.promised_until - now), 3)
+        ),
+        "waiting_for_s": round(waits, 3) if peer.liveness is Liveness.WAITING else None,
+        "confirmed_dead": peer.confirmed_dead,
+    }
+
+
+def link_document(
+    state: NodeState, link: Link, counters: Optional[LinkCounters], now: float
+) -> Dict[str, Any]:
+    """Return one line of the monitor file as it stands on this node."""
+    own = link.node == state.config.node
+    document: Dict[str, Any] = {
+        "id": link.id,
+        "type": link.type.value,
+        "role": "sender" if own else "listener",
+        "node": link.node,
+        "device": link.device,
+        "address": link.address,
+        "port": link.port or None,
+        "timeout_s": link.timeout_s,
+        "line": link.line,
+    }
+    document.update(_sender(state, link, counters, now) if own else _listener(state, link, now))
+    document.update(
+        {
+            "sent": counters.sent if counters else 0,
+            "received": counters.received if counters else 0,
+            "rejected": {r.value: n for r, n in counters.rejected.items()} if counters else {},
+            "errors": counters.errors if counters else 0,
+            "last_error": counters.last_error if counters else "",
+            "note": counters.note if counters else "",
+        }
+    )
+    return document
+
+
+def _sender(state: NodeState, link: Link, counters: Optional[LinkCounters], now: float) -> Dict[str, Any]:
+    """Return how our own sending goes, and who hears it."""
+    at = counters.last_at if counters else None
+    tag = link_tag(link.id)
+    alive = [p for p in state.peers.values() if p.liveness in (Liveness.ALIVE, Liveness.ONE_WAY)]
+    deaf = sorted(
+        p.node for p in alive if now - max(p.hears.get(tag, p.heard_first_at), p.silent_from) > link.timeout_s
+    )
+    fresh = at is not None and now - at < max(link.timeout_s, 2 * state.config.beat_interval_s)
+    status = "UP" if fresh else "DOWN"
+    return {"status": "ONE-WAY" if fresh and deaf else status, "age_s": _age(at, now), "not_heard_by": deaf}
+
+
+def _listener(state: NodeState, link: Link, now: float) -> Dict[str, Any]:
+    peer = state.peers.get(link.node)
+    known = peer.links.get(link.id) if peer else None
+    at = known.heard_at if known else None
+    up = at is not None and now < at + link.timeout_s
+    return {"status": "UP" if up else "DOWN", "age_s": _age(at, now), "not_heard_by": []}
+
+
+def service_document(state: NodeState, instance: Instance, now: float) -> Dict[str, Any]:
+    """Return one service: both sides' states and the rule that holds it here."""
+    service = state.config.services[instance.service]
+    instances: Dict[str, Any] = {}
+    for node in service.nodes:
+        if node == state.config.node:
+            instances[node] = _own(state, instance, now)
+        else:
+            instances[node] = _theirs(state.peers.get(node), instance.service)
+    rule = holding_rule(state, instance, now) if instance.verified else None
+    return {
+        "service": service.svcname,
+        "nodes": list(service.nodes),
+        "instances": instances,
+        "rule": {
+            "id": rule.id if rule else "",
+            "sentence": rule.sentence if rule else "the agent is being asked what runs here",
+        },
+    }
+
+
+def _own(state: NodeState, instance: Instance, now: float) -> Dict[str, Any]:
+    freeze = instance.freeze
+    action = instance.action
+    return {
+        "state": instance.state.name,
+        "epoch": instance.epoch,
+        "since_s": round(now - instance.since, 3),
+        "confirmed": state.unconfirmed_from is None,
+        "resources": instance.resources.value,
+        "frozen": None if freeze is None else {"who": freeze.who, "why": freeze.reason, "when": freeze.wall},
+        "action": None
+        if action is None
+        else {"verb": action.verb.value, "running_for_s": round(now - action.since, 3)},
+        "detail": instance.detail,
+    }
+
+
+def _theirs(peer: Optional[Peer], name: str) -> Dict[str, Any]:
+    """Return a peer's instance: UNKNOWN as soon as the peer is not heard, as OpenHA shows it."""
+    entry = peer.table.get(name) if peer is not None else None
+    known = peer is not None and peer.liveness in (
+        Liveness.ALIVE,
+        Liveness.ONE_WAY,
+        Liveness.RESTARTING,
+        Liveness.LEFT,
+    )
+    if entry is None or not known:
+        last = entry.state.name if entry is not None else None
+        return {"state": State.UNKNOWN.name, "last_heard_state": last, "epoch": entry.epoch if entry else 0}
+    return {
+        "state": entry.state.name,
+        "last_heard_state": entry.state.name,
+        "epoch": entry.epoch,
+        "confirmed": entry.confirmed,
+        "resources": "up" if entry.resources_up else "down",
+    }
+
+
+def instance_document(state: NodeState, instance: Instance) -> Dict[str, Any]:
+    """Return what `print status` needs to know of one service here."""
+    return {
+        "service": state.config.services[instance.service].svcname,
+        "state": instance.state.name if instance.verified else State.UNKNOWN.name,
+    }
+
+
+def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str]]:
+    """Return what an operator should look at, most urgent first; each says what to do."""
+    found: List[Dict[str, str]] = []
+
+    def add(service: str, text: str) -> None:
+        found.append({"service": service, "text": text})
+
+    for name, instance in sorted(state.instances.items()):
+        if not instance.verified:
+            continue
+        rule = holding_rule(state, instance, now)
+        if rule.alarm:
+            detail = (
+                f" ({instance.detail})" if instance.detail and instance.state.name.endswith("FAILED") else ""
+            )
+            add(name, f"{instance.state.name}: {rule.sentence}{detail}")
+    if notices.store:
+        add("", f"states cannot be stored, so no beat is sent: {notices.store}")
+    for peer in state.peers.values():
+        if peer.liveness is Liveness.UNKNOWN:
+            add("", f"{peer.node} is silent on every link")
+        elif peer.liveness is Liveness.ONE_WAY:
+            add("", f"{peer.node} is heard but does not hear us: check our senders and its firewall")
+        elif peer.liveness is Liveness.WAITING:
+            until = state.started_at + state.config.policies.wait_for_peer_s
+            add("", f"{peer.node} was never heard; waiting for it for another {max(0.0, until - now):.0f} s")
+        if peer.heard and peer.config_digest and peer.config_digest != state.config.digest:
+            add("", f"{peer.node} has another configuration: compare nodes, monitor and services on both")
+        down = [i for i, link in peer.links.items() if not link.up and peer.liveness is Liveness.ALIVE]
+        if down:
+            add("", f"{peer.node} is not heard on {', '.join(down)}")
+    if state.stalled_at is not None and now - state.stalled_at < STALL_SHOWN_S:
+        add("", f"this node did not run for {state.stalled_s:.1f} s, {now - state.stalled_at:.0f} s ago")
+    for line in notices.services:
+        add("", line)
+    if notices.journal:
+        add("", f"the event journal cannot be written: {notices.journal}")
+    return found
+
+
+def notes(state: NodeState) -> List[str]:
+    """Return what is true all the time and good to know, once each."""
+    if not state.peers or state.config.policies.takeover is TakeoverPolicy.ASK:
+        return []
+    return [
+        "no guard: if every link is cut while both nodes live, both start the services (split brain); "
+        "keep the links on separate paths, or set takeover = ask"
+    ]

@@ -1,0 +1,188 @@
+"""What does hb.conf say? Policies and the daemon's own settings, every error at once.
+
+`hb.conf` and then `conf.d/*.conf`, in name order, later files over earlier ones; section
+[hb] only. An unknown section or keyword is an error, so that a typing error never waits for
+the night in which it matters. Without any file the defaults hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+from opensvc_hb.core.config import HealPolicy, Policies, TakeoverPolicy
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors
+from opensvc_hb.ini import read
+
+SECTION = "hb"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that hb.conf can say; seconds where a unit is meant.
+
+    Args:
+        max_parallel: the most actions at a time, None for no bound.
+        control_group: group that may talk to the control socket, None for root alone.
+    """
+
+    policies: Policies = field(default_factory=Policies)
+    status_interval_s: float = 60.0
+    status_max_age_s: float = 120.0
+    max_parallel: Optional[int] = None
+    control_group: Optional[str] = None
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"'{text}' is not a number of seconds ({low:g} to {high:g})") from None
+        if not low <= value <= high:
+            raise ValueError(f"{text} is out of range ({low:g} to {high:g} seconds)")
+        return value
+
+    return convert
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(f"'{text}' is not one of {', '.join(allowed)}")
+        return text.lower()
+
+    return convert
+
+
+def _yes_or_no(text: str) -> bool:
+    word = text.lower()
+    if word in ("1", "yes", "true", "on"):
+        return True
+    if word in ("0", "no", "false", "off"):
+        return False
+    raise ValueError(f"'{text}' is not yes or no")
+
+
+def _count(text: str) -> Optional[int]:
+    if not text.isdigit():
+        raise ValueError(f"'{text}' is not a number of actions (0: no bound)")
+    return int(text) or None
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword of hb.conf: its text goes into the documentation."""
+
+    name: str
+    convert: Callable[[str], Any]
+    default: str
+    text: str
+
+
+OPTIONS: Tuple[Option, ...] = (
+    Option("protocol", _choice("native"), "native", "The beats' format."),
+    Option(
+        "wait_for_peer",
+        _seconds(0, 86400),
+        "90",
+        "Seconds from the daemon's start during which a peer that was never heard is waited for "
+        "before anything is started; 0 waits for the timeout only.",
+    ),
+    Option(
+        "takeover",
+        _choice("automatic", "ask"),
+        "automatic",
+        "ask: a takeover from a silent peer waits for an operator.",
+    ),
+    Option(
+        "takeover_frozen",
+        _yes_or_no,
+        "no",
+        "yes: take over from a silent peer even what an operator froze started there.",
+    ),
+    Option(
+        "heal",
+        _choice("freeze", "stop"),
+        "freeze",
+        "What becomes of the side that yields after a double start: freeze leaves it FROZEN_STOP.",
+    ),
+    Option(
+        "restart_within",
+        _seconds(1, 3600),
+        "60",
+        "Seconds that the peers are asked to wait when this daemon stops and its services run on.",
+    ),
+    Option(
+        "leave_within",
+        _seconds(1, 86400),
+        "600",
+        "Seconds that the instances have to end when this node leaves.",
+    ),
+    Option("status_interval", _seconds(1, 86400), "60", "Seconds between evaluations of a service."),
+    Option(
+        "status_max_age", _seconds(1, 86400), "120", "svcmon shows no result older than this, in seconds."
+    ),
+    Option("max_parallel", _count, "0", "The most actions at a time; 0 is no bound."),
+    Option("control_group", str, "", "Group whose members may use the control socket."),
+)
+
+
+def read_settings(directory: Path) -> Settings:
+    """Read hb.conf and conf.d/*.conf of a directory.
+
+    Raises:
+        ConfigurationErrors: every error of all files, with file, line and keyword.
+    """
+    values: Dict[str, Any] = {o.name: o.convert(o.default) for o in OPTIONS}
+    errors: List[ConfigurationError] = []
+    files = [directory / "hb.conf", *sorted((directory / "conf.d").glob("*.conf"))]
+    for path in files:
+        if path.exists():
+            _read_file(path, values, errors)
+    if errors:
+        raise ConfigurationErrors(errors)
+    return _settings(values)
+
+
+def _read_file(path: Path, values: Dict[str, Any], errors: List[ConfigurationError]) -> None:
+    known = {o.name: o for o in OPTIONS}
+    try:
+        configuration = read(path)
+    except ConfigurationErrors as unreadable:
+        errors.extend(unreadable.errors)
+        return
+    for section in configuration.sections:
+        for entry in configuration.entries(section):
+            where = f"{section}.{entry.key}"
+            option = known.get(entry.key)
+            if section != SECTION:
+                what = f"unknown section [{section}]; only [{SECTION}] is read here"
+                errors.append(ConfigurationError(str(path), entry.line, where, what))
+            elif option is None:
+                what = f"unknown keyword (have {', '.join(sorted(known))})"
+                errors.append(ConfigurationError(str(path), entry.line, where, what))
+            else:
+                try:
+                    values[option.name] = option.convert(entry.value.strip())
+                except ValueError as error:
+                    errors.append(ConfigurationError(str(path), entry.line, where, str(error)))
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+    policies = Policies(
+        wait_for_peer_s=values["wait_for_peer"],
+        takeover=TakeoverPolicy(values["takeover"]),
+        takeover_frozen=values["takeover_frozen"],
+        heal=HealPolicy(values["heal"]),
+        restart_within_s=values["restart_within"],
+        leave_within_s=values["leave_within"],
+    )
+    return Settings(
+        policies=policies,
+        status_interval_s=values["status_interval"],
+        status_max_age_s=values["status_max_age"],
+        max_parallel=values["max_parallel"],
+        control_group=values["control_group"] or None,
+    )

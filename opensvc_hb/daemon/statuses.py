@@ -1,0 +1,333 @@
+"""Every service's status document, kept fresh in the background for svcmon.
+
+A check may be a process of seconds, and svcmon over many services must feel instant: so each
+service is evaluated once per interval, the services spread evenly over it, and at once after
+an action; whoever asks gets the last document with its age. What was evaluated while an
+action of the service ran, even in part, shows neither before nor after: it is thrown away.
+
+This module never decides anything: the monitor is told what each evaluation says of the
+resources. The hb state inside a document is as old as the document; readers ask for the
+present one themselves.
+
+Runs in: statuses thread (the class `_StatusLoop`); `Statuses` in whichever thread calls it.
+`StatusSchedule` is pure.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Union
+
+from opensvc_hb.core.config import Service
+from opensvc_hb.core.states import Avail
+from opensvc_hb.daemon.runner import STATUS_LIMIT_S, NotEvaluated, StatusAnswer, StatusEvaluated
+from opensvc_hb.daemon.sessions import boottime
+
+DEFAULT_INTERVAL_S = 60.0
+PARALLEL = 2
+_FIRST_PASS_STEP_S = 1.0
+"""The first evaluations come no further apart than this: a new daemon knows nothing yet."""
+
+AskStatus = Callable[[str, Callable[[StatusAnswer], None], float], None]
+"""`Runner.status`: svcname, callback, limit_s."""
+
+
+@dataclass(frozen=True)
+class FreshStatus:
+    """A status document and its age: seconds since its evaluation began."""
+
+    document: Mapping[str, Any]
+    age_s: float
+
+
+def avail_of(document: Mapping[str, Any]) -> Avail:
+    """Return what a status document says of the resources of the instance here.
+
+    `stdby up` is down: only what is always on is up. `n/a` and `undef` say nothing, nor does a
+    document in which a resource could not tell (`unknown`).
+    Source: agents, aggregation of `avail` over the groups of resources.
+    """
+    words = {
+        "up": Avail.UP,
+        "down": Avail.DOWN,
+        "stdby up": Avail.DOWN,
+        "stdby down": Avail.DOWN,
+        "warn": Avail.MIXED,
+    }
+    if document.get("unknown"):
+        return Avail.UNKNOWN
+    return words.get(str(document.get("avail")), Avail.UNKNOWN)
+
+
+class StatusSchedule:
+    """Which service is evaluated when. Pure: times come as arguments, seconds of one clock.
+
+    Args:
+        interval_s: each service is evaluated once in this time.
+        parallel: how many evaluations may run at once.
+    """
+
+    def __init__(self, interval_s: float, parallel: int = PARALLEL) -> None:
+        self._interval_s = interval_s
+        self._parallel = parallel
+        self._base = 0.0
+        self._slots: Dict[str, float] = {}
+        self._due: Dict[str, float] = {}
+        self._running: Dict[str, float] = {}
+        self._in_action: Set[str] = set()
+        self._spoilt: Set[str] = set()
+
+    def set_services(self, svcnames: Iterable[str], now: float) -> None:
+        """Replace the services. Those kept keep their due time; new ones come soon."""
+        names = sorted(set(svcnames))
+        if names == sorted(self._slots):
+            return
+        self._base = now
+        step = self._interval_s / max(1, len(names))
+        self._slots = {name: number * step for number, name in enumerate(names)}
+        new = [name for name in names if name not in self._due]
+        first_step = min(_FIRST_PASS_STEP_S, step)
+        soon = {name: now + number * first_step for number, name in enumerate(new)}
+        self._due = {name: self._due.get(name, soon.get(name, now)) for name in names}
+        self._in_action &= set(names)
+
+    def action_began(self, svcname: str) -> None:
+        """An action runs: what is evaluated meanwhile says nothing."""
+        if svcname in self._slots:
+            self._in_action.add(svcname)
+            self._spoil(svcname)
+
+    def action_ended(self, svcname: str, now: float) -> None:
+        """An action has ended: the service is evaluated next."""
+        if svcname in self._slots:
+            self._in_action.discard(svcname)
+            self._spoil(svcname)
+            self._due[svcname] = min(self._due[svcname], now)
+
+    def _spoil(self, svcname: str) -> None:
+        if svcname in self._running:
+            self._spoilt.add(svcname)
+
+    def take_due(self, now: float) -> Tuple[str, ...]:
+        """Return the services to evaluate now, longest due first; they count as running."""
+        waiting = sorted((due, name) for name, due in self._due.items() if due <= now and self._is_free(name))
+        taken = tuple(name for _due, name in waiting[: max(0, self._parallel - len(self._running))])
+        for name in taken:
+            self._running[name] = now
+            self._due[name] = self._next_slot(name, now)
+        return taken
+
+    def ended(self, svcname: str, now: float) -> Optional[float]:
+        """An evaluation ended: return when it began, or None when its result is to be thrown away."""
+        began = self._running.pop(svcname)
+        if svcname not in self._slots:
+            self._spoilt.discard(svcname)
+            return None
+        if svcname in self._spoilt:
+            self._spoilt.discard(svcname)
+            self._due[svcname] = min(self._due[svcname], now)
+            return None
+        return began
+
+    def next_at(self) -> Optional[float]:
+        """Return when `take_due` has something to give, None when that depends on an event first."""
+        if len(self._running) >= self._parallel:
+            return None
+        return min((due for name, due in self._due.items() if self._is_free(name)), default=None)
+
+    def _is_free(self, svcname: str) -> bool:
+        return svcname not in self._running and svcname not in self._in_action
+
+    def _next_slot(self, svcname: str, now: float) -> float:
+        """Return the service's next place on the grid: a late evaluation is not made up for."""
+        first = self._base + self._slots[svcname]
+        if first > now:
+            return first
+        return first + ((now - first) // self._interval_s + 1) * self._interval_s
+
+
+@dataclass(frozen=True)
+class _SetServices:
+    """Command: look after these, by svcname; the value is the hb name."""
+
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _ActionBegan:
+    """Command: an action of this service runs."""
+
+    svcname: str
+
+
+@dataclass(frozen=True)
+class _ActionEnded:
+    """Command: an action of this service has ended."""
+
+    svcname: str
+
+
+@dataclass(frozen=True)
+class _Close:
+    """Command: end the thread."""
+
+
+_Command = Union[_SetServices, _ActionBegan, _ActionEnded, _Close, StatusEvaluated, NotEvaluated]
+
+
+@dataclass(frozen=True)
+class _Document:
+    """What the last evaluation of a service said, and when it began."""
+
+    document: Mapping[str, Any]
+    began_at: float
+
+
+class Statuses:
+    """The status documents of this node's services.
+
+    Args:
+        ask: asks for one document (`Runner.status`); must not block.
+        on_avail: told the hb name and what each evaluation says, on the statuses thread.
+        log: gets one line when a service begins to be, or is no longer, impossible to evaluate.
+        interval_s: `status_interval`.
+        parallel, limit_s: evaluations at once, and the time limit of each.
+        clock: seconds, advancing also in suspend.
+    """
+
+    def __init__(
+        self,
+        ask: AskStatus,
+        on_avail: Callable[[str, Avail], None],
+        log: logging.Logger,
+        interval_s: float = DEFAULT_INTERVAL_S,
+        parallel: int = PARALLEL,
+        limit_s: float = STATUS_LIMIT_S,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
+        self._clock = clock
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        schedule = StatusSchedule(interval_s, parallel)
+        self._loop = _StatusLoop(self._commands, ask, on_avail, log, schedule, limit_s, clock)
+        self._thread = threading.Thread(target=self._loop.run, name="statuses", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; commands given before are kept."""
+        self._thread.start()
+
+    def set_services(self, services: Iterable[Service]) -> None:
+        """Look after these services from now on, and forget the others."""
+        names = {service.svcname: service.name for service in services}
+        self._commands.put(_SetServices(MappingProxyType(names)))
+
+    def action_began(self, svcname: str) -> None:
+        """Tell that an action of the service was asked for."""
+        self._commands.put(_ActionBegan(svcname))
+
+    def action_ended(self, svcname: str) -> None:
+        """Tell that an action of the service has ended: it is evaluated next."""
+        self._commands.put(_ActionEnded(svcname))
+
+    def fresh(self, svcnames: Optional[Iterable[str]] = None) -> Mapping[str, FreshStatus]:
+        """Return the documents known now, by svcname; a service without one is absent."""
+        documents = self._loop.snapshot
+        now = self._clock()
+        wanted = list(documents) if svcnames is None else [name for name in svcnames if name in documents]
+        return {
+            name: FreshStatus(documents[name].document, max(0.0, now - documents[name].began_at))
+            for name in wanted
+        }
+
+    def close(self) -> None:
+        """End the thread; evaluations that run are left to their limit, and ignored."""
+        self._commands.put(_Close())
+        if self._thread.is_alive():
+            self._thread.join()
+
+
+class _StatusLoop:
+    """The statuses thread. Others read `snapshot` only, which is replaced, never changed."""
+
+    def __init__(
+        self,
+        commands: queue.SimpleQueue[_Command],
+        ask: AskStatus,
+        on_avail: Callable[[str, Avail], None],
+        log: logging.Logger,
+        schedule: StatusSchedule,
+        limit_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.snapshot: Mapping[str, _Document] = MappingProxyType({})
+        self._commands = commands
+        self._ask = ask
+        self._on_avail = on_avail
+        self._log = log
+        self._schedule = schedule
+        self._limit_s = limit_s
+        self._clock = clock
+        self._names: Mapping[str, str] = {}
+        self._failing: Set[str] = set()
+
+    def run(self) -> None:
+        """Work until closed."""
+        while True:
+            try:
+                if not self._turn():
+                    return
+            except Exception:  # the top of the thread
+                self._log.exception("the statuses thread failed on one event; it goes on with the next")
+
+    def _turn(self) -> bool:
+        """Take what is due, wait for a command, obey it; False when it says to end."""
+        for svcname in self._schedule.take_due(self._clock()):
+            self._ask(svcname, self._commands.put, self._limit_s)
+        for command in self._wait():
+            if isinstance(command, _Close):
+                return False
+            self._obey(command)
+        return True
+
+    def _wait(self) -> List[_Command]:
+        at = self._schedule.next_at()
+        try:
+            return [self._commands.get(timeout=None if at is None else max(0.0, at - self._clock()))]
+        except queue.Empty:
+            return []
+
+    def _obey(self, command: _Command) -> None:
+        now = self._clock()
+        if isinstance(command, _SetServices):
+            self._names = command.names
+            self._schedule.set_services(command.names, now)
+            self._publish({name: known for name, known in self.snapshot.items() if name in command.names})
+        elif isinstance(command, _ActionBegan):
+            self._schedule.action_began(command.svcname)
+        elif isinstance(command, _ActionEnded):
+            self._schedule.action_ended(command.svcname, now)
+        elif isinstance(command, (StatusEvaluated, NotEvaluated)):
+            self._take(command, now)
+
+    def _take(self, answer: StatusAnswer, now: float) -> None:
+        began = self._schedule.ended(answer.svcname, now)
+        if began is None:
+            return
+        name = self._names[answer.svcname]
+        if isinstance(answer, NotEvaluated):
+            if answer.svcname not in self._failing:
+                self._failing.add(answer.svcname)
+                self._log.warning("%s could not be evaluated: %s", answer.svcname, answer.reason)
+            self._on_avail(name, Avail.UNKNOWN)
+            return
+        if answer.svcname in self._failing:
+            self._failing.discard(answer.svcname)
+            self._log.info("%s is evaluated again", answer.svcname)
+        self._publish({**self.snapshot, answer.svcname: _Document(answer.document, began)})
+        self._on_avail(name, avail_of(answer.document))
+
+    def _publish(self, documents: Mapping[str, _Document]) -> None:
+        self.snapshot = MappingProxyType(dict(documents))
