@@ -1,0 +1,1 @@
+"""Resource drivers by path: resource/<group>/<type>.py; installed as `opensvc_hb.drivers`."""

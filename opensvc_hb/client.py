@@ -7,6 +7,7 @@ It never retries a request that was sent, since the daemon may have acted on it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -36,7 +37,7 @@ class DaemonError(HbError):
         super().__init__(text)
 
 
-class DaemonDown(DaemonError):  # noqa: N818 - named after its situation, as all of these
+class DaemonDown(DaemonError):
     """No daemon runs on this root."""
 
     exit_code = ExitCode.NOT_RUNNING
@@ -49,7 +50,7 @@ class DaemonDown(DaemonError):  # noqa: N818 - named after its situation, as all
         )
 
 
-class DaemonBusy(DaemonError):  # noqa: N818
+class DaemonBusy(DaemonError):
     """The daemon runs, and gave no answer in time. It may still act on the request."""
 
     exit_code = ExitCode.TIMED_OUT
@@ -61,7 +62,7 @@ class DaemonBusy(DaemonError):  # noqa: N818
         )
 
 
-class DaemonLost(DaemonError):  # noqa: N818
+class DaemonLost(DaemonError):
     """The daemon ended, or spoke no sense, before its answer was whole. It may have acted."""
 
     exit_code = ExitCode.UNKNOWN
@@ -72,7 +73,7 @@ class DaemonLost(DaemonError):  # noqa: N818
         )
 
 
-class DaemonForbidden(DaemonError):  # noqa: N818
+class DaemonForbidden(DaemonError):
     """This user may not talk to the daemon."""
 
     def __init__(self, socket_path: str) -> None:
@@ -134,10 +135,9 @@ def request(
         deadline = time.monotonic() + timeout_s
         try:
             connection.settimeout(timeout_s)
-            try:
+            # A daemon with too many callers may have said so, and closed, before we ask.
+            with contextlib.suppress(ConnectionError):
                 connection.sendall(line)
-            except ConnectionError:
-                pass  # a daemon with too many callers says so, and closes, before we have asked
             answer = _read_line(connection, deadline)
         except (BlockingIOError, socket.timeout) as error:
             raise DaemonBusy(socket_path, timeout_s) from error

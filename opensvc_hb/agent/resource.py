@@ -73,10 +73,12 @@ class ResourceContext:
         run: `run(argv, timeout_s) -> CommandResult`; raises ActionError on a time out and
             when the program does not exist. Never through a shell.
         info, warning, error: write one log line under the resource's name.
-        default: reads a scoped keyword of [DEFAULT].
+        default: `default(name)` reads a scoped keyword of [DEFAULT]; None when absent.
         service_resources: the service's resources, for the few that must look at others.
         environment: variables for scripts and triggers (OPENSVC_*).
         cluster: True under `--cluster`.
+        ask_daemon: one request to this node's daemon: `ask_daemon({"request": ...})` returns
+            its answer; `{"ok": False, "running": False}` when it does not run. Never raises.
     """
 
     node: str
@@ -91,10 +93,14 @@ class ResourceContext:
     info: Callable[[str], None]
     warning: Callable[[str], None]
     error: Callable[[str], None]
-    default: Callable[[str], Any] = {}.get
+    default: Callable[[str], Any] = str
     service_resources: Callable[[], Sequence[Resource]] = tuple
     environment: Mapping[str, str] = field(default_factory=dict)
     cluster: bool = False
+    ask_daemon: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _request: {
+        "ok": False,
+        "running": False,
+    }
 
 
 class Resource:
@@ -121,6 +127,13 @@ class Resource:
         self.options = options
         self.context = context
         self.messages: List[str] = []
+        self.rest: Status = Status.UNDEF
+        """Overall of everything but app, sync and hb; set before `status` is called."""
+        self.passive: bool = False
+        """Set by an hb driver's `status`: the heartbeat says that no instance runs here."""
+        self.activated: Optional[bool] = None
+        """Set by `start`: False when there was nothing to do, so that a rollback leaves the
+        resource alone. None: the agent compares with the status before."""
 
     @property
     def label(self) -> str:
@@ -131,6 +144,11 @@ class Resource:
     def sort_key(self) -> Tuple[Any, ...]:
         """Order inside a set for start and display (reversed for stop): the rid as text."""
         return (self.rid,)
+
+    @property
+    def stop_sort_key(self) -> Optional[Tuple[Any, ...]]:
+        """Order inside a set for stop, ascending; None (the default): `sort_key` reversed."""
+        return None
 
     def say(self, message: str) -> None:
         """Add a message shown under the resource in `print status` (once)."""

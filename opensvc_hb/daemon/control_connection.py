@@ -55,6 +55,7 @@ def read_request(line: bytes) -> Union[Mapping[str, object], str]:
 
 
 def encode_answer(answer: Mapping[str, object]) -> bytes:
+    """Return the line of an answer, its version added; one that is no JSON is logged and refused."""
     try:
         return json.dumps({"version": VERSION, **answer}).encode() + b"\n"
     except (TypeError, ValueError):
@@ -87,6 +88,7 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
+        """Tell whether nothing is under way, in either direction."""
         return not (self.awaiting or self.outgoing or self.incoming)
 
     def take_line(self) -> Optional[bytes]:

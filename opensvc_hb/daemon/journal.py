@@ -47,7 +47,7 @@ RETRY_S = 10.0
 """What waits for space is tried again so often, also when nothing new happens."""
 
 
-class JournalUnreadable(HbError):  # noqa: N818 - named after its situation
+class JournalUnreadable(HbError):
     """A journal file exists but may not, or cannot, be read."""
 
     def __init__(self, path: Path, error: OSError) -> None:

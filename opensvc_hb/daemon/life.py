@@ -31,7 +31,7 @@ PROBE_RETRY_S = 0.02
 SYSTEMCTL_LIMIT_S = 3.0
 
 
-class AlreadyRunning(HbError):  # noqa: N818 - named after its situation
+class AlreadyRunning(HbError):
     """Another daemon holds the lock.
 
     Args:

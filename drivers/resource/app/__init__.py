@@ -1,0 +1,1 @@
+"""Applications started by launcher scripts."""

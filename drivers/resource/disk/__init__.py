@@ -1,0 +1,1 @@
+"""Block devices that a service brings up."""

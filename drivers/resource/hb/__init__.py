@@ -1,0 +1,1 @@
+"""Heartbeats that drive a service: what they say of it on this node."""

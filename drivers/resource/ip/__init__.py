@@ -1,0 +1,1 @@
+"""Addresses that move with a service."""

@@ -1,0 +1,284 @@
+"""The kernel's interfaces and addresses, and what the network answers: all I/O of the ip driver.
+
+Netlink through pyroute2, imported when first used; probes and announcements through raw
+sockets. `KernelNetwork` is what a unit test replaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import select
+import socket
+import time
+from dataclasses import dataclass
+from typing import Optional, Tuple, Union
+
+from opensvc_hb.agent.resource import ActionError
+
+from ._frames import (
+    ETHERTYPE_ARP,
+    Address,
+    arp_announcements,
+    arp_probe,
+    echo_request,
+    is_echo_reply,
+    mac_text,
+    neighbour_advertisement,
+    parse_arp,
+)
+
+PROBE_COUNT = 3
+PROBE_INTERVAL_S = 0.2
+"""Three probes in 0.6 s, which a takeover waits for; RFC 5227 takes over 5 s, the agents one ping of 5 s."""
+ANNOUNCE_COUNT = 3
+"""Announcements are not acknowledged; one may be lost."""
+
+IFF_UP = 0x1
+IFF_LOOPBACK = 0x8
+IFF_NOARP = 0x80
+ARPHRD_ETHER = 1
+IFA_F_SECONDARY = 0x01
+IFA_F_NODAD = 0x02
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network interface.
+
+    Args:
+        index: the kernel's number.
+        is_up: set up by the administrator; says nothing about its cable.
+        has_arp: an Ethernet interface that resolves addresses.
+        mac: its hardware address, empty where it has none.
+    """
+
+    index: int
+    name: str
+    is_up: bool
+    is_loopback: bool
+    has_arp: bool
+    mac: bytes
+
+
+@dataclass(frozen=True)
+class InterfaceAddress:
+    """An address on an interface; `is_secondary`: it goes away with another one of its subnet."""
+
+    interface: str
+    address: Address
+    prefix_length: int
+    is_secondary: bool
+
+
+def subnet_of(held: InterfaceAddress) -> Union[ipaddress.IPv4Network, ipaddress.IPv6Network]:
+    """Return the subnet that an address on an interface belongs to."""
+    return ipaddress.ip_network(f"{held.address}/{held.prefix_length}", strict=False)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All interfaces and addresses at one moment, in the kernel's order."""
+
+    interfaces: Tuple[Interface, ...]
+    addresses: Tuple[InterfaceAddress, ...]
+
+    def interface(self, name: str) -> Optional[Interface]:
+        """Return an interface by name."""
+        return next((interface for interface in self.interfaces if interface.name == name), None)
+
+    def holding(self, address: Address) -> Tuple[InterfaceAddress, ...]:
+        """Return where this node has an address."""
+        return tuple(held for held in self.addresses if held.address == address)
+
+
+class KernelNetwork:
+    """This network namespace."""
+
+    def read(self) -> Snapshot:
+        """Read interfaces and addresses."""
+        from pyroute2 import IPRoute
+
+        with IPRoute() as netlink:
+            interfaces = tuple(
+                Interface(
+                    index=link["index"],
+                    name=link.get_attr("IFLA_IFNAME"),
+                    is_up=bool(link["flags"] & IFF_UP),
+                    is_loopback=bool(link["flags"] & IFF_LOOPBACK),
+                    has_arp=link["ifi_type"] == ARPHRD_ETHER and not link["flags"] & IFF_NOARP,
+                    mac=bytes.fromhex((link.get_attr("IFLA_ADDRESS") or "").replace(":", "")),
+                )
+                for link in netlink.get_links()
+            )
+            names = {interface.index: interface.name for interface in interfaces}
+            addresses = tuple(
+                InterfaceAddress(
+                    interface=names.get(held["index"], ""),
+                    address=ipaddress.ip_address(held.get_attr("IFA_LOCAL") or held.get_attr("IFA_ADDRESS")),
+                    prefix_length=held["prefixlen"],
+                    is_secondary=bool(held["flags"] & IFA_F_SECONDARY),
+                )
+                for held in netlink.get_addr()
+                if held["family"] in (socket.AF_INET, socket.AF_INET6)
+            )
+        return Snapshot(interfaces, addresses)
+
+    def add(self, interface: Interface, address: Address, prefix_length: int) -> None:
+        """Add an address; one that is there already is no error.
+
+        An IPv6 address is usable at once: our own probe stands for duplicate detection.
+        """
+        self._change("add", interface, address, prefix_length, errno.EEXIST)
+
+    def delete(self, interface: Interface, address: Address, prefix_length: int) -> None:
+        """Delete an address; one that is gone already is no error."""
+        self._change("del", interface, address, prefix_length, errno.EADDRNOTAVAIL)
+
+    def promote_secondaries(self, interface: Interface) -> None:
+        """Make the kernel keep the other addresses of a subnet when its first one is deleted."""
+        setting = f"/proc/sys/net/ipv4/conf/{interface.name}/promote_secondaries"
+        try:
+            with open(setting, "w") as file:  # noqa: PTH123 - a kernel setting, never created
+                file.write("1\n")
+        except OSError as error:
+            raise ActionError(f"cannot set {setting}: {error.strerror}") from error
+
+    def other_host(self, interface: Interface, address: Address) -> Optional[str]:
+        """Ask the network for an address, by ARP and by ping; return who answers, None when nobody does.
+
+        Takes at most PROBE_COUNT * PROBE_INTERVAL_S; the first answer ends it.
+        """
+        if interface.is_loopback:
+            return None
+        token = os.urandom(16)
+        with contextlib.ExitStack() as sockets:
+            try:
+                arp = self._arp_socket(sockets, interface, address)
+                ping = self._ping_socket(sockets, address)
+            except OSError as error:
+                raise ActionError(f"cannot probe on {interface.name}: {error.strerror}") from error
+            poll = select.poll()
+            for opened in (arp, ping):
+                if opened is not None:
+                    poll.register(opened, select.POLLIN)
+            deadline = _now()
+            for _ in range(PROBE_COUNT):
+                if arp is not None and address.version == 4:
+                    _send(arp, arp_probe(interface.mac, address), (interface.name, ETHERTYPE_ARP))
+                _send(ping, echo_request(address.version, token), _destination(address, interface))
+                deadline += PROBE_INTERVAL_S
+                while (left_s := deadline - _now()) > 0:
+                    for descriptor, _ in poll.poll(left_s * 1000):
+                        answered = (
+                            _arp_answer(arp, interface, address)
+                            if arp is not None and descriptor == arp.fileno()
+                            else _ping_answer(ping, address, token)
+                        )
+                        if answered:
+                            return answered
+        return None
+
+    def announce(self, interface: Interface, address: Address) -> None:
+        """Tell all neighbours that the address is here: gratuitous ARP, or a neighbour advertisement.
+
+        Raises:
+            OSError: it could not be sent.
+        """
+        if interface.is_loopback or not interface.has_arp:
+            return
+        with contextlib.ExitStack() as sockets:
+            if address.version == 4:
+                arp = sockets.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+                for _ in range(ANNOUNCE_COUNT):
+                    for frame in arp_announcements(interface.mac, address):
+                        arp.sendto(frame, (interface.name, ETHERTYPE_ARP))
+                return
+            sender = sockets.enter_context(
+                socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+            )
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            sender.bind((str(address), 0, 0, interface.index))
+            for _ in range(ANNOUNCE_COUNT):
+                all_nodes = ("ff02::1", 0, 0, interface.index)
+                sender.sendto(neighbour_advertisement(interface.mac, address), all_nodes)
+
+    @staticmethod
+    def _change(verb: str, interface: Interface, address: Address, prefix_length: int, accepted: int) -> None:
+        from pyroute2 import IPRoute, NetlinkError
+
+        words = {"index": interface.index, "address": str(address), "prefixlen": prefix_length}
+        if address.version == 6 and verb == "add":
+            words["flags"] = IFA_F_NODAD
+        try:
+            with IPRoute() as netlink:
+                netlink.addr(verb, **words)
+        except NetlinkError as error:
+            if error.code != accepted:
+                line = f"ip addr {verb} {address}/{prefix_length} dev {interface.name}"
+                raise ActionError(f"{line} failed: {os.strerror(error.code)}") from error
+
+    @staticmethod
+    def _arp_socket(
+        sockets: contextlib.ExitStack, interface: Interface, address: Address
+    ) -> Optional[socket.socket]:
+        if not interface.has_arp or address.version != 4:
+            return None
+        opened = socket.socket(
+            socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(ETHERTYPE_ARP)
+        )
+        sockets.enter_context(opened)
+        opened.bind((interface.name, ETHERTYPE_ARP))
+        return opened
+
+    @staticmethod
+    def _ping_socket(sockets: contextlib.ExitStack, address: Address) -> socket.socket:
+        family, protocol = (
+            (socket.AF_INET, socket.IPPROTO_ICMP)
+            if address.version == 4
+            else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
+        )
+        opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+        return sockets.enter_context(opened)
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _destination(address: Address, interface: Interface) -> Tuple[object, ...]:
+    if address.version == 4:
+        return (str(address), 0)
+    return (str(address), 0, 0, interface.index if address.is_link_local else 0)
+
+
+def _send(sender: socket.socket, data: bytes, destination: Tuple[object, ...]) -> None:
+    try:
+        sender.sendto(data, destination)
+    except OSError:
+        return  # no route, or the interface lost its carrier: then nobody can answer
+
+
+def _received(receiver: socket.socket) -> Tuple[bytes, Tuple[object, ...]]:
+    try:
+        return receiver.recvfrom(2048)
+    except OSError:
+        return b"", ("",)  # an error of the send before, such as "host unreachable"
+
+
+def _arp_answer(arp: socket.socket, interface: Interface, address: Address) -> str:
+    """Return the hardware address of a host that says the address is its own; "" otherwise."""
+    heard = parse_arp(_received(arp)[0])
+    if heard is None or heard.sender != address or heard.sender_mac == interface.mac:
+        return ""
+    return mac_text(heard.sender_mac)
+
+
+def _ping_answer(ping: socket.socket, address: Address, token: bytes) -> str:
+    packet, source = _received(ping)
+    if not is_echo_reply(address.version, packet, token):
+        return ""
+    host = str(source[0]).partition("%")[0]
+    return "ping" if host and ipaddress.ip_address(host) == address else ""

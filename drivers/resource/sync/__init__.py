@@ -1,0 +1,1 @@
+"""Copies of a service's files on its other nodes."""

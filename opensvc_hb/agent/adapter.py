@@ -1,0 +1,212 @@
+"""All that the heartbeat daemon's runner sees of the agent.
+
+Runs in: the runner process and the children it forks, one per action; single-threaded.
+Errors of a service's file are log lines and an exit status here: the daemon must learn that
+its start failed, whatever the reason. The daemon's own state is never decided here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+from opensvc_hb.agent import started_mark
+from opensvc_hb.agent.actions import Options, run_action
+from opensvc_hb.agent.config import DEFAULT, Configuration, scopes_of
+from opensvc_hb.agent.document import status_document
+from opensvc_hb.agent.evaluate import evaluate
+from opensvc_hb.agent.keywords import Keyword, boolean, node_list
+from opensvc_hb.agent.loader import Loader
+from opensvc_hb.agent.names import list_services
+from opensvc_hb.agent.resource import Status
+from opensvc_hb.agent.sections import DEFAULT_KEYWORDS
+from opensvc_hb.agent.status import ServiceStatus
+from opensvc_hb.errors import ConfigurationError, HbError
+from opensvc_hb.paths import Root
+
+HEARTBEAT_TYPE = "openha"
+
+_NOT_RUNNING = (Status.DOWN, Status.STDBY_UP, Status.STDBY_DOWN)
+"""A standby resource is up where the service does not run; it is no instance."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A service that the heartbeat drives, as its file declares it.
+
+    Args:
+        name: the service's name in the heartbeat.
+        nodes: nodes that may run it, the primary first, lower case.
+        start_limit_s, stop_limit_s: how long an action may take (`start_timeout`,
+            `stop_timeout`).
+    """
+
+    svcname: str
+    name: str
+    nodes: Tuple[str, ...]
+    start_limit_s: float
+    stop_limit_s: float
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """Every declaration of this node, and one line for all that is wrong with a file.
+
+    A service whose heartbeat part can be read is declared although another section of its
+    file is bad: its start is refused by the agent, but it is not forgotten while it runs.
+    """
+
+    services: Tuple[Declaration, ...]
+    errors: Tuple[str, ...]
+
+
+class AgentAdapter:
+    """The agent, for the daemon of one node.
+
+    Args:
+        root: the tree of this node.
+        node: this node's name.
+        loader: loads services; made from the two when not given.
+    """
+
+    def __init__(self, root: Root, node: str, loader: Optional[Loader] = None) -> None:
+        self._root = root
+        self._node = node
+        self._loader = Loader(root, node) if loader is None else loader
+        self._started: Set[str] = set()
+
+    def declare(self) -> Declarations:
+        """Return the services with an enabled hb resource of type OpenHA that list this node."""
+        found: Dict[str, Declaration] = {}
+        errors: List[str] = []
+        for svcname in list_services(self._root):
+            try:
+                declaration = self._declaration(svcname)
+            except HbError as error:
+                errors.append(str(error))
+                continue
+            if declaration is None:
+                continue
+            if declaration.name in found:
+                other = found[declaration.name].svcname
+                errors.append(f"{svcname}: its hb name {declaration.name} is already {other}'s")
+                continue
+            found[declaration.name] = declaration
+            errors.extend(str(error) for error in self._loader.validate(svcname)[0])
+        return Declarations(tuple(found.values()), tuple(errors))
+
+    def start(self, svcname: str) -> int:
+        """Start the service as with --cluster; returns the exit status, log lines on stderr."""
+        status = self._act(svcname, "start")
+        if status == 0:
+            self._started.add(svcname)
+        return status
+
+    def stop(self, svcname: str) -> int:
+        """Stop the service as with --cluster; returns the exit status, log lines on stderr."""
+        self._started.discard(svcname)
+        return self._act(svcname, "stop")
+
+    def announce(self, svcname: str) -> int:
+        """Announce the service's addresses again; returns the exit status."""
+        try:
+            service = self._loader.service(svcname, cluster=True)
+            for member in service.members:
+                if not member.disable:
+                    member.resource.announce()
+        except HbError as error:
+            self._loader.log(svcname).error(str(error))
+            return 1
+        return 0
+
+    def avail(self, svcname: str, evaluate_apps: bool) -> str:
+        """Tell whether an instance runs here: `up`, `down`, `mixed` or `unknown`.
+
+        A service that cannot tell (n/a: no resource, or launchers without a check) is what
+        its last whole start or stop in this life of the node made of it.
+        """
+        try:
+            status = self._evaluate(svcname, evaluate_apps)
+        except HbError as error:
+            self._loader.log(svcname).error(str(error))
+            return "unknown"
+        if status.unknown:
+            return "unknown"
+        avail = status.totals.avail
+        if avail is Status.UP:
+            return "up"
+        if avail in _NOT_RUNNING:
+            return "down"
+        if avail in (Status.NA, Status.UNDEF):
+            marked = svcname in self._started or started_mark.is_marked(self._root, svcname)
+            return "up" if marked else "down"
+        return "mixed"
+
+    def status(self, svcname: str) -> Dict[str, Any]:
+        """Return the document of `print status --format json`.
+
+        Raises:
+            HbError: there is no such service, or its file is refused.
+        """
+        return status_document(self._evaluate(svcname, evaluate_apps=False), time.time())
+
+    def _evaluate(self, svcname: str, evaluate_apps: bool) -> ServiceStatus:
+        return evaluate(self._loader, self._loader.service(svcname), evaluate_apps)
+
+    def _act(self, svcname: str, action: str) -> int:
+        try:
+            service = self._loader.service(svcname, cluster=True)
+        except HbError as error:
+            self._loader.log(svcname).error(str(error))
+            return 1
+        return run_action(self._loader, service, action, Options(cluster=True))
+
+    def _declaration(self, svcname: str) -> Optional[Declaration]:
+        """Read only what the heartbeat needs; None when the service is not this node's."""
+        file = self._loader.file(svcname)
+        nodes = node_list(file.value(DEFAULT, "nodes") or "")
+        if self._node not in nodes:
+            return None
+        scopes = scopes_of(self._node, nodes)
+        for section in file.sections:
+            if section.partition("#")[0] == "hb" and _drives(file, section, scopes):
+                name = file.value(section, "name") or svcname
+                return Declaration(
+                    svcname,
+                    name,
+                    tuple(dict.fromkeys(nodes)),
+                    _limit_s(file, "start_timeout", scopes),
+                    _limit_s(file, "stop_timeout", scopes),
+                )
+        return None
+
+
+def _drives(file: Configuration, section: str, scopes: Tuple[str, ...]) -> bool:
+    """Tell whether an hb section is enabled here and of our type."""
+    if (file.value(section, "type") or "").strip().lower() != HEARTBEAT_TYPE:
+        return False
+    for place in (DEFAULT, section):
+        disable = file.value(place, "disable", scopes)
+        if disable is not None and _is_true(disable):
+            return False
+    on = node_list(file.value(section, "disable_on") or "")
+    return not ({"nodes", scopes[0]} & set(on))
+
+
+def _is_true(text: str) -> bool:
+    try:
+        return boolean(text)
+    except ValueError:
+        return False  # said where the whole file is judged
+
+
+def _limit_s(file: Configuration, name: str, scopes: Tuple[str, ...]) -> float:
+    keyword: Keyword = next(known for known in DEFAULT_KEYWORDS if known.name == name)
+    entry = file.lookup(DEFAULT, name, scopes)
+    if entry is None:
+        return float(keyword.default)
+    try:
+        return float(keyword.convert(entry.value))
+    except ValueError as error:
+        raise ConfigurationError(file.path, entry.line, f"{DEFAULT}.{entry.key}", str(error)) from None

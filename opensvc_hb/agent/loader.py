@@ -1,0 +1,201 @@
+"""Gives the service of a name, as this node sees it, with all that its resources need.
+
+The one place where files, drivers, logs, commands and the daemon's socket come together;
+everything it lends to resources goes through `ResourceContext`. Called by the commands and
+by the daemon's adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+
+from opensvc_hb.agent import command, daemon_link
+from opensvc_hb.agent.config import Configuration, ConfigurationErrors, Notice, read
+from opensvc_hb.agent.drivers import DriverFinder
+from opensvc_hb.agent.log import ERROR, INFO, WARNING, ServiceLog
+from opensvc_hb.agent.names import service_file
+from opensvc_hb.agent.node_config import NodeConfiguration, read_node_configuration
+from opensvc_hb.agent.resource import CommandResult, Resource, ResourceContext
+from opensvc_hb.agent.service import NotAllowedHereError, NotManagedHereError, Service, ServiceBuilder
+from opensvc_hb.errors import ConfigurationError
+from opensvc_hb.paths import Root
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads services of one root for one node.
+
+    Args:
+        root: the tree of this node.
+        node: this node's name.
+        run: runs the system's tools.
+        ask: asks the daemon.
+        write_log: where log lines for people go; None for stderr.
+    """
+
+    root: Root
+    node: str
+    run: Callable[..., CommandResult] = command.run
+    ask: Optional[Callable[[Mapping[str, Any]], Mapping[str, Any]]] = None
+    write_log: Optional[Callable[[str], None]] = None
+    _kept: Dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def finder(self) -> DriverFinder:
+        """Finds drivers; made at first use."""
+        if "finder" not in self._kept:
+            self._kept["finder"] = DriverFinder(self.root.etc / "drivers")
+        finder: DriverFinder = self._kept["finder"]
+        return finder
+
+    @property
+    def node_configuration(self) -> NodeConfiguration:
+        """node.conf, read at first use; raises ConfigurationError."""
+        if "node" not in self._kept:
+            self._kept["node"] = read_node_configuration(self.root)
+        configuration: NodeConfiguration = self._kept["node"]
+        return configuration
+
+    def log(self, svcname: str) -> ServiceLog:
+        """Return the service's log."""
+        if self.write_log is None:
+            return ServiceLog(svcname, self.root.log)
+        return ServiceLog(svcname, self.root.log, self.write_log)
+
+    def file(self, svcname: str) -> Configuration:
+        """Read a service's file.
+
+        Raises:
+            NoSuchServiceError, ConfigurationError.
+        """
+        return read(service_file(self.root, svcname))
+
+    def service(self, svcname: str, cluster: bool = False) -> Service:
+        """Build a service.
+
+        Args:
+            svcname: its name.
+            cluster: what its resources are told of --cluster.
+
+        Raises:
+            NoSuchServiceError, NotManagedHereError, NotAllowedHereError, ConfigurationError.
+        """
+        path = service_file(self.root, svcname)
+        resources: List[Resource] = []
+        builder = self._builder(svcname, path, read(path), self.node, cluster, resources)
+        if self.node not in (*builder.nodes, *builder.drpnodes):
+            raise NotManagedHereError(svcname)
+        service = builder.build()
+        resources.extend(member.resource for member in service.members if not member.disable)
+        if self.node_configuration.environment == "PRD" and service.service_type != "PRD":
+            raise NotAllowedHereError(svcname, service.service_type)
+        return service
+
+    def validate(self, svcname: str) -> Tuple[List[ConfigurationError], List[Notice]]:
+        """Judge a service's file alone, as each of its nodes would read it.
+
+        Returns:
+            Everything that is wrong, and what is merely odd, in file order.
+        """
+        path = service_file(self.root, svcname)
+        try:
+            file = read(path)
+        except ConfigurationErrors as refused:
+            return list(refused.errors), []
+        errors: Dict[str, ConfigurationError] = {}
+        notices: Dict[str, Notice] = {}
+        first = self._builder(svcname, path, file, self.node, cluster=False)
+        for node in (*first.nodes, *first.drpnodes) or (self.node,):
+            try:
+                service = self._builder(svcname, path, file, node, cluster=False).build()
+            except ConfigurationErrors as refused:
+                errors.update((str(error), error) for error in refused.errors)
+            else:
+                notices.update((str(notice), notice) for notice in service.notices)
+        if not first.nodes:
+            error = ConfigurationError(
+                file.path, file.section_lines.get("DEFAULT", 1), "DEFAULT.nodes", "must be set"
+            )
+            errors[str(error)] = error
+        in_order = sorted(errors.values(), key=lambda error: error.line)
+        return in_order, sorted(notices.values(), key=lambda notice: notice.line)
+
+    def _builder(
+        self,
+        svcname: str,
+        path: Path,
+        file: Configuration,
+        node: str,
+        cluster: bool,
+        resources: Optional[List[Resource]] = None,
+    ) -> ServiceBuilder:
+        built: List[Resource] = [] if resources is None else resources
+        log = self.log(svcname)
+        environment = _ScriptVariables(svcname, built)
+
+        def make_context(
+            name: str, nodes: Tuple[str, ...], drpnodes: Tuple[str, ...], default: Callable[[str], Any]
+        ) -> ResourceContext:
+            return ResourceContext(
+                node=node,
+                svcname=svcname,
+                nodes=nodes,
+                drpnodes=drpnodes,
+                etc=str(self.root.etc),
+                var=str(self.root.var),
+                log=str(self.root.log),
+                tmp=str(self.root.top / "var/tmp/opensvc"),
+                run=self.run,
+                info=lambda message: log.line(INFO, message, name),
+                warning=lambda message: log.line(WARNING, message, name),
+                error=lambda message: log.line(ERROR, message, name),
+                default=default,
+                service_resources=lambda: tuple(built),
+                environment=environment,
+                cluster=cluster,
+                ask_daemon=self._ask,
+            )
+
+        return ServiceBuilder(
+            svcname,
+            file,
+            node,
+            self.finder,
+            make_context,
+            is_conf=path.suffix == ".conf",
+            environment=self.node_configuration.environment,
+        )
+
+    def _ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return daemon_link.ask_daemon(self.root, request) if self.ask is None else self.ask(request)
+
+
+class _ScriptVariables(Mapping[str, str]):
+    """The variables for scripts and triggers, made when a script is first run.
+
+    A driver may have to resolve a name for them, which no status should wait for.
+    """
+
+    def __init__(self, svcname: str, resources: List[Resource]) -> None:
+        self._svcname = svcname
+        self._resources = resources
+        self._made: Optional[Dict[str, str]] = None
+
+    @property
+    def _variables(self) -> Dict[str, str]:
+        if self._made is None:
+            self._made = {"OPENSVC_SVCNAME": self._svcname}
+            for resource in self._resources:
+                self._made.update(resource.script_environment())
+        return self._made
+
+    def __getitem__(self, name: str) -> str:
+        return self._variables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)

@@ -1,0 +1,139 @@
+"""The listener loop: what arrives on one line of another node becomes events for core.
+
+Answers: which beats arrived on this link, and has everything that arrived been handed over?
+Sleeps until the network has something, a slot is due to be read, or somebody asks; hands over
+beats and counts the rest. It never says that a link is down: silence is core's to count.
+
+`ask(token)`: everything that had arrived before the question is read and handed over, then
+`LinkDrained(token)`. Bounded by what the receive buffer can hold, so that a flood does not
+postpone the answer for ever. A link whose path fails answers at once (nothing can be waiting
+there); a link that hangs in a read answers when it wakes, if ever: who asks needs a limit.
+
+Runs in: the listening thread of one link, except `ask` (any thread).
+"""
+
+from __future__ import annotations
+
+import queue
+import select
+import socket
+from typing import List
+
+from opensvc_hb.core.events import BeatReceived, LinkDrained
+from opensvc_hb.core.messages import Beat
+from opensvc_hb.links.carrier import Arrival, Carrier, LinkRole
+from opensvc_hb.links.codec_native import Opener, Rejected
+from opensvc_hb.links.link_thread import Clock, LinkThread, PutEvent, reason_of
+
+READS_BETWEEN_LOOKS = 256
+"""Under a flood, questions and stop requests are looked for after so many datagrams."""
+
+
+class Listener(LinkThread):
+    """Listens to one line of another node."""
+
+    def __init__(self, carrier: Carrier, opener: Opener, put: PutEvent, clock: Clock) -> None:
+        super().__init__(carrier, LinkRole.LISTENER, put, clock)
+        self._opener = opener
+        self._tokens: queue.SimpleQueue[int] = queue.SimpleQueue()
+        # An eventfd would do, but Python 3.9 has none.
+        self._wake_end, self._waker = socket.socketpair()
+        self._wake_end.setblocking(False)
+        self._waker.setblocking(False)
+        self._refresh_at = 0.0
+
+    def ask(self, token: int) -> None:
+        """Have the thread hand over what has arrived, then answer `LinkDrained`."""
+        self._tokens.put(token)
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._waker.send(b"!")
+        except BlockingIOError:
+            pass  # full of wake-ups that the thread has not seen yet: one is enough
+        except OSError:
+            assert self._stopped.is_set(), "the pair is closed at the end of the thread only"
+
+    def _run(self) -> None:
+        super()._run()
+        self._wake_end.close()
+        self._waker.close()
+
+    def _loop(self) -> None:
+        while not self._stopped.is_set():
+            if self._ensure_open():
+                self._wait(self._look_in_s())
+            else:
+                self._wait(max(0.0, self._retry_at - self._clock()))
+            if self._stopped.is_set():
+                return
+            tokens = self._asked()
+            backlog_max = self._carrier.backlog_max
+            if self._is_open:
+                self._hand_over(backlog_max if tokens else min(backlog_max, READS_BETWEEN_LOOKS))
+            for token in tokens:
+                self._put(LinkDrained(self.link.id, token))
+
+    def _look_in_s(self) -> float:
+        """Return how long to sleep at most, seconds."""
+        look_in_s = self._carrier.reads_every_s
+        if look_in_s is not None:
+            return look_in_s
+        return self._carrier.refresh_every_s or 60.0
+
+    def _wait(self, timeout_s: float) -> None:
+        """Sleep until something arrived, somebody asks, or `timeout_s` passed."""
+        poll = select.poll()
+        poll.register(self._wake_end, select.POLLIN)
+        arrives = self._carrier.fileno() if self._is_open else None
+        if arrives is not None:
+            poll.register(arrives, select.POLLIN)
+        poll.poll(timeout_s * 1000)
+
+    def _asked(self) -> List[int]:
+        """Return the questions that were there before anything is read now."""
+        try:
+            while self._wake_end.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        tokens = []
+        while True:
+            try:
+                tokens.append(self._tokens.get_nowait())
+            except queue.Empty:
+                return tokens
+
+    def _hand_over(self, reads_max: int) -> None:
+        """Read what is there, `reads_max` datagrams at most, and make events of the beats."""
+        try:
+            for _ in range(reads_max):
+                arrival = self._carrier.read()
+                if arrival is None:
+                    break
+                self._take(arrival)
+            self._refresh()
+        except OSError as error:
+            self._fail(reason_of(error))
+            return
+        self._worked()
+        self._publish()
+
+    def _take(self, arrival: Arrival) -> None:
+        opened = self._opener.open(arrival.datagram)
+        if isinstance(opened, Rejected):
+            self._rejected[opened.reason] += 1
+            self._last_rejection = opened.text
+        elif not arrival.is_baseline:
+            self._received += 1
+            if isinstance(opened, Beat):
+                self._last_at = self._clock()
+                self._put(BeatReceived(self.link.id, opened))
+
+    def _refresh(self) -> None:
+        every_s = self._carrier.refresh_every_s
+        now = self._clock()
+        if every_s is not None and now >= self._refresh_at:
+            self._refresh_at = now + every_s
+            self._carrier.refresh()
