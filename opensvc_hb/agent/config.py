@@ -26,7 +26,7 @@ SCOPE_GROUPS = ("nodes", "drpnodes", "encapnodes", "flex_primary")
 """Scopes that are no node's name (`mnt@drpnodes`)."""
 
 
-class ConfigurationErrors(ConfigurationError):  # noqa: N818 - several errors, not one
+class ConfigurationErrors(ConfigurationError):
     """Everything that is wrong in one file; as one line, the first of it.
 
     Args:

@@ -11,13 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, Tuple
 
-from opensvc_hb.agent.config import read
-from opensvc_hb.agent.sections import ENVIRONMENTS
 from opensvc_hb.errors import ConfigurationError
 from opensvc_hb.paths import Root
 
 SECTION = "node"
-LOOKS: Tuple[str, ...] = ("2014-06", "1.8")
+LATER_LOOK = "1.8"
+LOOKS: Tuple[str, ...] = ("2014-06", LATER_LOOK)
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,9 @@ def read_node_configuration(root: Root) -> NodeConfiguration:
     path = root.etc / "node.conf"
     if not path.exists():
         return NodeConfiguration()
+    from opensvc_hb.agent.config import read
+    from opensvc_hb.agent.sections import ENVIRONMENTS
+
     file = read(path)
     values: Dict[str, str] = {}
     for target, keyword, allowed in (

@@ -18,6 +18,7 @@ ORDER = ("ip", "disk", "fs", "container", "share", "app", "sync", "hb")
 ACCESSORY = ("sync", "hb")
 ACCESSORY_HEAD = "'- accessory"
 COLUMNS = 80
+NAME_WIDTH = 7
 ESCAPE = "\x1b[000m"
 """Stands before each message line, also when there is no terminal."""
 
@@ -72,7 +73,7 @@ def render_table(rows: Sequence[Row], app_codes: Sequence[str], verbose: bool = 
         app_codes: the application code of each row's service.
         verbose: the groups too.
     """
-    width = max([0, *(len(row.svcname) for row in rows)])
+    width = max([NAME_WIDTH, *(len(row.svcname) for row in rows)])
     heads, dashes = _heads(verbose)
     lines = [f"{'':<{width}} {heads}", f"{'':<{width}} {dashes}"]
     lines.extend(_row(row, code, width, verbose) for row, code in zip(rows, app_codes))
@@ -95,9 +96,9 @@ def _row(row: Row, code: str, width: int, verbose: bool) -> str:
     frozen = "yes" if row.frozen else "no"
     line = (
         f"{row.svcname:<{width}} {shown:<10} {row.service_type:<4} failover {kind:<9} | "
-        f"{frozen:<6} {'no':<8} | {row.avail:<10} {row.overall:<10} "
+        f"{frozen:<6} {'no':<8} | {row.avail:<10} {row.overall:<10}"
     )
     if verbose:
         groups = ("container", "ip", "disk", "fs", "share", "app", "hb", "sync")
-        line += "| " + " ".join(f"{row.statuses[group]:<10}" for group in groups)
+        line += " | " + " ".join(f"{row.statuses[group]:<10}" for group in groups)
     return line

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from opensvc_hb import paths
 from opensvc_hb.agent.loader import Loader
 from opensvc_hb.agent.names import CalledAs, called_as, list_services, service_file
+from opensvc_hb.agent.node_config import LATER_LOOK
 from opensvc_hb.cli.svcmgr_options import (
     ACTION_HELP,
     CommandLine,
@@ -149,7 +150,7 @@ class _Command:
         status = evaluate(self.loader, self.loader.service(svcname))
         if self.line.has("format"):
             self.documents[svcname] = status_document(status, time.time())
-        elif self.loader.node_configuration.status_look == "1.8":
+        elif self.loader.node_configuration.status_look == LATER_LOOK:
             sys.stdout.write(render_later.render_tree(status))
         else:
             sys.stdout.write(render.render_tree(status))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequen
 from opensvc_hb import paths
 from opensvc_hb.agent.daemon_link import ask_daemon
 from opensvc_hb.agent.names import list_services
+from opensvc_hb.agent.node_config import LATER_LOOK, read_node_configuration
 from opensvc_hb.cli.svcmgr_options import (
     CommandLine,
     OptionShape,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 OPTIONS: Tuple[OptionShape, ...] = (
     OptionShape(("-s", "--service"), "SVC[,SVC]", "services to show, in this order"),
-    OptionShape(("-v", "--verbose"), "", "print the status tree of each service"),
+    OptionShape(("-v", "--verbose"), "", "print the status tree of each service (1.8's look: more columns)"),
     OptionShape(("-w", "--watch"), "", "show again every few seconds, until interrupted"),
     OptionShape(("--interval",), "SECONDS", "pause between two looks with --watch (2)"),
     OptionShape(("--refresh",), "", "evaluate every service now"),
@@ -127,7 +128,8 @@ class _Look:
         for name in [name for name in names if name not in existing]:
             self._complain(f"{name}: service does not exist")
         names = [name for name in names if name in existing]
-        if verbose and not as_json:
+        look = read_node_configuration(self.root).status_look
+        if verbose and not as_json and look != LATER_LOOK:
             self._trees(names)
         else:
             documents = self._documents(names)
@@ -135,7 +137,7 @@ class _Look:
             if as_json:
                 self._json(shown)
             else:
-                self._table(shown)
+                self._table(shown, look, verbose)
         sys.stdout.flush()
         return int(ExitCode.FAILED if self.failed else ExitCode.DONE)
 
@@ -221,16 +223,15 @@ class _Look:
         else:
             loader.log(name).error(str(error))
 
-    def _table(self, documents: Documents) -> None:
+    def _table(self, documents: Documents, look: str, verbose: bool) -> None:
         from opensvc_hb.agent.document import row_of_document
-        from opensvc_hb.agent.node_config import read_node_configuration
 
         rows = [row_of_document(name, document) for name, document in documents.items()]
-        if read_node_configuration(self.root).status_look == "1.8":
+        if look == LATER_LOOK:
             from opensvc_hb.agent import render_later
 
             codes = [str(document.get("service", {}).get("app", "")) for document in documents.values()]
-            sys.stdout.write(render_later.render_table(rows, codes))
+            sys.stdout.write(render_later.render_table(rows, codes, verbose))
         else:
             from opensvc_hb.agent import render
 

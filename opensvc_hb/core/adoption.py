@@ -115,7 +115,7 @@ def add_service(turn: Turn, name: str, record: Optional[StoredInstance], booted:
         Instance(
             service=name,
             state=before,
-            state_sequence=record.state_sequence,
+            state_sequence=record.state_sequence + (before is not record.state),
             epoch=record.epoch,
             highest_epoch=record.highest_epoch,
             since=turn.now,

@@ -95,8 +95,13 @@ def _end(turn: Turn, instance: Instance) -> None:
         instance = turn.put(replace(instance, action=None))
     if instance.action is not None or instance.state not in (State.STARTED, State.FROZEN_START):
         return
+    stop_to_leave(turn, instance, "this node leaves")
+
+
+def stop_to_leave(turn: Turn, instance: Instance, reason: str) -> None:
+    """Run the stop action of an instance of a node that leaves; a frozen one stays frozen."""
     then = State.FROZEN_STOP if instance.state is State.FROZEN_START else State.STOPPED
     limit_s = turn.config.services[instance.service].stop_limit_s
-    instance = replace(instance, freeze_next=instance.freeze)
-    instance = change_state(turn, instance, State.STOPPING, "this node leaves")
+    instance = replace(instance, freeze_next=instance.freeze, yielding=False)
+    instance = change_state(turn, instance, State.STOPPING, reason)
     turn.run(instance, ActionVerb.STOP, Purpose.LEAVE, then, limit_s)

@@ -15,7 +15,7 @@ from opensvc_hb.core import effects as fx
 from opensvc_hb.core.events import BeatReceived, LinkDrained, LinkFailed
 from opensvc_hb.core.messages import Beat, Entry, Hearing, link_tag
 from opensvc_hb.core.node_state import Drain, Liveness, NodeState, Offer, Peer, PeerLink
-from opensvc_hb.core.states import State
+from opensvc_hb.core.states import RUNNING, State
 from opensvc_hb.core.turn import Turn, age_text, sent_at
 
 PERMISSION_SHARE = 0.6
@@ -64,7 +64,7 @@ def _first_beat(turn: Turn, peer: Peer, beat: Beat) -> Peer:
         peer,
         incarnation=beat.incarnation,
         heard=True,
-        heard_first_at=turn.now,
+        heard_from_at=turn.now,
         sequence=0,
         settled_sequence=0,
         table={},
@@ -83,9 +83,10 @@ def _hear_link(turn: Turn, peer: Peer, event: BeatReceived) -> Peer:
     link = peer.links[event.link_id]
     if not link.up:
         turn.journal("", "link", f"{link.link_id} from {peer.node} is UP")
+    again = not any(known.up for known in peer.links.values())
     links = dict(peer.links)
     links[link.link_id] = replace(link, heard_at=turn.now, sequence=event.beat.sequence, up=True, error="")
-    return replace(peer, links=links)
+    return replace(peer, links=links, heard_from_at=turn.now if again else peer.heard_from_at)
 
 
 def _take_in(turn: Turn, peer: Peer, beat: Beat) -> Peer:
@@ -110,9 +111,7 @@ def _take_in(turn: Turn, peer: Peer, beat: Beat) -> Peer:
         peer = _heard_of_us(turn, peer, hearing)
     peer = _note_promise(turn, peer, beat)
     if beat.left and current and turn.now < peer.trusted_until:
-        if peer.left_until is None:
-            turn.journal("", "peer", f"{peer.node} left in order", "its instances have ended")
-        peer = replace(peer, left_until=peer.trusted_until)
+        peer = _note_last_word(turn, peer)
         turn.send()  # it waits for this acknowledgement
     if beat.config_digest != peer.config_digest:
         if beat.config_digest != turn.config.digest:
@@ -154,6 +153,21 @@ def _note_maintenance(turn: Turn, peer: Peer) -> Peer:
         return peer
     turn.persist()
     return replace(peer, maintenance=frozen)
+
+
+def _note_last_word(turn: Turn, peer: Peer) -> Peer:
+    """Take a LEFT as leave to start; what it could not end stays held beyond the timeout too."""
+    left_behind = frozenset(n for n, e in peer.table.items() if e.state in RUNNING)
+    if peer.left_until is None:
+        what = (
+            f"not ended there: {', '.join(sorted(left_behind))}"
+            if left_behind
+            else "its instances have ended"
+        )
+        turn.journal("", "peer", f"{peer.node} left in order", what)
+    if not left_behind <= peer.maintenance:
+        turn.persist()
+    return replace(peer, left_until=peer.trusted_until, maintenance=peer.maintenance | left_behind)
 
 
 def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
@@ -286,8 +300,8 @@ def _liveness(turn: Turn, peer: Peer) -> Tuple[Peer, Liveness]:
 def _one_way(turn: Turn, peer: Peer) -> bool:
     """Tell whether a heard peer has not heard us for our own longest timeout."""
     own = [link.timeout_s for link in turn.config.links_from(turn.config.node)]
-    since = peer.hears_us_at if peer.hears_us_at is not None else peer.heard_first_at
-    return turn.now >= max(since, peer.silent_from) + max(own, default=0.0)
+    since = max(peer.hears_us_at or 0.0, peer.heard_from_at, peer.silent_from)
+    return turn.now >= since + max(own, default=0.0)
 
 
 def _drain(turn: Turn, peer: Peer) -> Peer:

@@ -13,7 +13,7 @@ from typing import List
 
 from opensvc_hb.core.config import Service, TakeoverPolicy
 from opensvc_hb.core.healing import order, settle_contest, yield_here
-from opensvc_hb.core.node_state import Instance, NodeState, Offer, Peer, Purpose
+from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Offer, Peer, Purpose
 from opensvc_hb.core.rules import Order, Rule, Situation, Verdict, decide, strictest
 from opensvc_hb.core.states import ActionVerb, Role, State
 from opensvc_hb.core.turn import Turn, change_state, decision_inputs
@@ -67,14 +67,17 @@ def _goes_first(service: Service, node: str, peer: str) -> bool:
 def holding_rule(state: NodeState, instance: Instance, now: float) -> Rule:
     """Return the row that holds an instance where it is, or moves it.
 
-    With several other nodes the one that allows least counts; with none the service is this
-    node's alone, and an absent peer is one that left in order.
+    With several other nodes the one that allows least counts.
     """
     rules: List[Rule] = []
     for node in state.config.services[instance.service].nodes:
         peer = state.peers.get(node)
         if peer is not None:
             rules.append(decide(situation(state, instance, peer, now)))
+    if not rules:
+        going = state.phase.value not in ("running", "verifying")
+        alone = Situation(instance.state, Role.PRIMARY, Liveness.NOBODY, State.UNKNOWN, going=going)
+        rules.append(decide(alone))
     return strictest(rules)
 
 

@@ -117,6 +117,9 @@ class Instance:
 class Liveness(enum.Enum):
     """Is the peer alive? Answered from the age of its beats by our own clock, nothing else."""
 
+    NOBODY = "nobody"
+    """There is no other node that may run the service."""
+
     ALIVE = "alive"
     ONE_WAY = "one-way"
     """Heard, but it does not hear us: it lives."""
@@ -164,7 +167,8 @@ class Peer:
     """What this node knows of another.
 
     Args:
-        incarnation: the highest ever accepted (persisted); heard: any beat in our present life.
+        incarnation: the highest ever accepted (persisted); heard: any beat in our present life;
+            heard_from_at: since when without a silence on all links.
         sequence: the newest beat of that incarnation; settled_sequence: the newest whose table
             we hold, which is what we acknowledge.
         table: its instances as of the newest settled beat; table_current: the newest beat's too.
@@ -176,7 +180,8 @@ class Peer:
         holds_digest: digest of our table as it holds it.
         promise_s, promised_until: its restart promise; 0 and None when there is none.
         left_until: its LEFT is a permission until then; None when it has not left.
-        maintenance: services it announced as FROZEN_START, until it says otherwise.
+        maintenance: services it announced as FROZEN_START, or could not end as it left, until
+            it says otherwise.
         confirmed_dead: an operator vouched; until it is heard again.
     """
 
@@ -185,7 +190,7 @@ class Peer:
     silent_from: float
     incarnation: int = 0
     heard: bool = False
-    heard_first_at: float = 0.0
+    heard_from_at: float = 0.0
     sequence: int = 0
     settled_sequence: int = 0
     table: Mapping[str, Entry] = field(default_factory=dict)

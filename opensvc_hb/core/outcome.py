@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Optional
 
 from opensvc_hb.core.adoption import adopt
+from opensvc_hb.core.departure import stop_to_leave
 from opensvc_hb.core.events import ActionFinished, Outcome, ResourcesReported
 from opensvc_hb.core.handover import hand_over
 from opensvc_hb.core.healing import after_yielding, note_resources, stop_to_heal
@@ -58,7 +59,10 @@ def resources_reported(turn: Turn, event: ResourcesReported) -> None:
 
 def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
     if instance.yielding:
-        stop_to_heal(turn, instance, "the start was cancelled; what it began is stopped", "H1")
+        if turn.going:
+            stop_to_leave(turn, instance, "the start was cancelled; what it began is stopped")
+        else:
+            stop_to_heal(turn, instance, "the start was cancelled; what it began is stopped", "H1")
         return
     problem = _start_problem(event)
     if problem is not None:

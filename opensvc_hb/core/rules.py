@@ -52,7 +52,7 @@ class Situation:
         peer: the state that the peer announced last; UNKNOWN when it announced none.
         settled: the peer acknowledged our offer, in a beat whose table we hold, in good time.
         order: of a double start, seen from here.
-        maintenance: the peer froze it started, and has not said otherwise.
+        maintenance: the peer froze it started, or left without ending it, and has not said otherwise.
         ask: a takeover needs an operator, and none has spoken.
         handing: an operator switched it away, and the peer has not taken it yet.
         going: this daemon is stopping or its node is leaving: it starts nothing.
@@ -256,6 +256,13 @@ RULES: Tuple[Rule, ...] = (
     ),
     # Stopped here, the peer is not heard.
     Rule(
+        "U0",
+        Verdict.START,
+        "no other node may run it: start",
+        own=_IDLE | _OFFERING,
+        liveness=frozenset({Liveness.NOBODY}),
+    ),
+    Rule(
         "U1",
         Verdict.HOLD,
         "the peer has not been silent for the timeout since this daemon started or woke",
@@ -295,7 +302,8 @@ RULES: Tuple[Rule, ...] = (
     Rule(
         "U6",
         Verdict.HOLD,
-        "the peer is silent, but an operator froze it started there: confirm the node dead to move it",
+        "the peer is silent, but its last word keeps it there (frozen started, or not ended as it left): "
+        "confirm the node dead to move it",
         own=_IDLE,
         liveness=_SILENT,
         maintenance=True,

@@ -18,7 +18,7 @@ from opensvc_hb.core.effects import Reply
 from opensvc_hb.core.events import CommandGiven, DaemonStopping, PeerConfirmedDead, StopKind
 from opensvc_hb.core.node_state import NodeState
 from opensvc_hb.core.states import Verb
-from opensvc_hb.daemon.control import PeerCredentials, refusal
+from opensvc_hb.daemon.control_connection import PeerCredentials, refusal
 from opensvc_hb.daemon.inbox import Asked, Inbox
 from opensvc_hb.daemon.journal import wall_text
 from opensvc_hb.daemon.report import Notices, instance_document, status_document

@@ -45,9 +45,8 @@ from opensvc_hb.daemon.store import Store
 from opensvc_hb.daemon.watch import Watch
 from opensvc_hb.errors import ConfigurationError
 from opensvc_hb.files import WriteError
-from opensvc_hb.links.base import LinkCounters
+from opensvc_hb.links.base import LinkCounters, Links
 from opensvc_hb.links.keyring import Keyring
-from opensvc_hb.links.links import Links
 from opensvc_hb.paths import Root
 
 log = logging.getLogger("daemon")

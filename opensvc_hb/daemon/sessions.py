@@ -139,12 +139,16 @@ class SessionEnd:
         self.look_at_s = now
         self.remaining: Tuple[Process, ...] = ()
 
+    def is_overdue(self, now: float) -> bool:
+        """Tell whether the bound has passed: whatever is left hangs in the kernel."""
+        return now >= self._leave_at
+
     def step(self, now: float, processes: Processes) -> Progress:
         """Look who is left, and send what is due."""
         self.remaining = members_of(self.session, processes)
         if not self.remaining:
             return Progress.GONE
-        if now >= self._leave_at and all(p.pid != self.session.pid for p in self.remaining):
+        if self.is_overdue(now) and all(p.pid != self.session.pid for p in self.remaining):
             return Progress.LEFT_BEHIND
         for process in self.remaining:
             if now >= self._kill_at:

@@ -168,9 +168,7 @@ class Sealer:
         overhead = _CLEAR.size + len(self._sender) + _HEAD_LENGTH.size + _PIECE.size + TAG_BYTES
         room = limit_bytes - overhead - len(beat_bytes.encode_head(beat))
         if room < 1:
-            raise BeatTooLargeError(
-                f"a beat about {len(beat.hearings)} peers does not fit {limit_bytes} bytes"
-            )
+            raise BeatTooLargeError(f"hearings of {len(beat.hearings)} peers do not fit {limit_bytes} bytes")
         piece = table[start : start + room]
         end = start + len(piece)
         datagram = self._seal(beat, _PIECE.pack(len(table), start) + piece, limit_bytes)
@@ -205,9 +203,7 @@ class Sealer:
         plain = _HEAD_LENGTH.pack(len(head)) + head + behind_head
         datagram = clear + self._cipher.encrypt(_NONCE.pack(0, self._counter), plain, clear)
         if len(datagram) > limit_bytes:
-            raise BeatTooLargeError(
-                f"a beat about {len(beat.hearings)} peers does not fit {limit_bytes} bytes"
-            )
+            raise BeatTooLargeError(f"hearings of {len(beat.hearings)} peers do not fit {limit_bytes} bytes")
         return datagram
 
 

@@ -28,6 +28,7 @@ LOG = logging.getLogger("opensvc_hb.links")
 
 RETRY_MAX_S = 5.0
 _RETRY_FIRST_S = 0.05
+_DEFECT_PAUSE_S = 0.5
 
 Clock = Callable[[], float]
 """Seconds of CLOCK_BOOTTIME."""
@@ -118,18 +119,20 @@ class LinkThread(ABC):
 
     @abstractmethod
     def _loop(self) -> None:
-        """Work until stopped."""
+        """Work until stopped, then return."""
 
     def _run(self) -> None:
         arrow = ">" if self._role is LinkRole.SENDER else "<"
         _name_kernel_thread(f"{self.link.type.value}{arrow}{Path(self.link.device).name}")
-        while not self._stopped.is_set():
+        while True:
             try:
                 self._loop()
+                break
             except Exception as error:  # the top of a thread
                 LOG.exception("%s: the thread failed and begins anew", self.link.id)
                 self._fail(f"internal error: {error!r}")
-                self._stopped.wait(min(RETRY_MAX_S, 1.0))
+                if self._stopped.wait(_DEFECT_PAUSE_S):
+                    break
         self._close_carrier()
 
     def _ensure_open(self) -> bool:
