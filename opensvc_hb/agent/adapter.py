@@ -8,7 +8,7 @@ its start failed, whatever the reason. The daemon's own state is never decided h
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from opensvc_hb.agent import started_mark
@@ -21,7 +21,6 @@ from opensvc_hb.agent.loader import Loader
 from opensvc_hb.agent.names import list_services
 from opensvc_hb.agent.resource import Status
 from opensvc_hb.agent.sections import DEFAULT_KEYWORDS
-from opensvc_hb.agent.status import ServiceStatus
 from opensvc_hb.errors import ConfigurationError, HbError
 from opensvc_hb.paths import Root
 
@@ -125,9 +124,17 @@ class AgentAdapter:
 
         A service that cannot tell (n/a: no resource, or launchers without a check) is what
         its last whole start or stop in this life of the node made of it.
+
+        Args:
+            svcname: the service.
+            evaluate_apps: run launchers although the heartbeat says that nothing runs here;
+                the heartbeat is not asked at all then: the daemon may be waiting for us.
         """
         try:
-            status = self._evaluate(svcname, evaluate_apps)
+            service = self._loader.service(svcname)
+            ignored = ("hb", "sync") if evaluate_apps else ("sync",)
+            members = tuple(member for member in service.members if member.group not in ignored)
+            status = evaluate(self._loader, replace(service, members=members), evaluate_apps)
         except HbError as error:
             self._loader.log(svcname).error(str(error))
             return "unknown"
@@ -149,10 +156,7 @@ class AgentAdapter:
         Raises:
             HbError: there is no such service, or its file is refused.
         """
-        return status_document(self._evaluate(svcname, evaluate_apps=False), time.time())
-
-    def _evaluate(self, svcname: str, evaluate_apps: bool) -> ServiceStatus:
-        return evaluate(self._loader, self._loader.service(svcname), evaluate_apps)
+        return status_document(evaluate(self._loader, self._loader.service(svcname)), time.time())
 
     def _act(self, svcname: str, action: str) -> int:
         try:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
-from opensvc_hb.core.events import DaemonStarted, Stored, StoredInstance
+from opensvc_hb.core.departure import stopping
+from opensvc_hb.core.events import DaemonStarted, DaemonStopping, Stored, StoredInstance
 from opensvc_hb.core.membership import new_peer
 from opensvc_hb.core.node_state import Freeze, Instance, NodeState, Peer, Phase, Purpose
 from opensvc_hb.core.states import FROZEN, ActionVerb, Avail, State
@@ -161,3 +162,5 @@ def verified(turn: Turn) -> None:
         turn.journal("", "node", "first beat", f"{len(turn.instances)} services verified")
         turn.send()
         turn.all_dirty()
+        if turn.state.stop_asked is not None:
+            stopping(turn, DaemonStopping(turn.state.stop_asked, turn.state.farewell_command))

@@ -20,6 +20,9 @@ from opensvc_hb.errors import ExitCode
 FAREWELL_MAX_S = 5.0
 """The longest wait for the acknowledgement of a last word; the timeout if that is shorter."""
 
+_GONE = (Liveness.UNKNOWN, Liveness.WAITING, Liveness.LEFT)
+"""Peers that a last word does not wait for. One that may be heard any moment is waited for."""
+
 _ENDING = frozenset({State.STARTED, State.FROZEN_START, State.STARTING, State.STOPPING})
 
 
@@ -29,6 +32,9 @@ def stopping(turn: Turn, event: DaemonStopping) -> None:
         turn.reply(event.command_id, ExitCode.DONE, "already stopping")
         return
     turn.update(farewell_command=event.command_id)
+    if turn.state.phase is Phase.VERIFYING:
+        turn.update(stop_asked=event.kind)  # a last word needs a true table
+        return
     turn.all_dirty()
     if event.kind is StopKind.LEAVE:
         turn.update(phase=Phase.LEAVING, phase_until=turn.now + turn.config.policies.leave_within_s)
@@ -55,7 +61,7 @@ def progress(turn: Turn) -> None:
         return
     farewell = turn.state.farewell
     assert farewell is not None, "a farewell is said before its acknowledgement is awaited"
-    listening = [p for p in turn.peers.values() if p.liveness is Liveness.ALIVE]
+    listening = [p for p in turn.peers.values() if p.liveness not in _GONE]
     heard = all(peer.acked >= farewell for peer in listening)
     until = turn.state.phase_until
     if not heard and (until is None or turn.now < until):

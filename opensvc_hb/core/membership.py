@@ -298,10 +298,14 @@ def _liveness(turn: Turn, peer: Peer) -> Tuple[Peer, Liveness]:
 
 
 def _one_way(turn: Turn, peer: Peer) -> bool:
-    """Tell whether a heard peer has not heard us for our own longest timeout."""
+    """Tell whether a peer's beats have said for our own longest timeout that it does not hear us.
+
+    Measured up to its newest beat: one that falls silent is silent, not deaf.
+    """
     own = [link.timeout_s for link in turn.config.links_from(turn.config.node)]
     since = max(peer.hears_us_at or 0.0, peer.heard_from_at, peer.silent_from)
-    return turn.now >= since + max(own, default=0.0)
+    newest = max((link.heard_at or 0.0 for link in peer.links.values()), default=0.0)
+    return newest >= since + max(own, default=0.0)
 
 
 def _drain(turn: Turn, peer: Peer) -> Peer:

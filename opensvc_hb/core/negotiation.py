@@ -51,8 +51,8 @@ def situation(state: NodeState, instance: Instance, peer: Peer, now: float) -> S
         order=Order.NONE if entry is None else order(service, config.node, instance, peer.node, entry),
         maintenance=(
             instance.service in peer.maintenance
-            and not config.policies.takeover_frozen
             and not peer.confirmed_dead
+            and not (config.policies.takeover_frozen and announced is State.FROZEN_START)
         ),
         ask=config.policies.takeover is TakeoverPolicy.ASK and not peer.confirmed_dead,
         handing=instance.handing_until is not None and now < instance.handing_until,

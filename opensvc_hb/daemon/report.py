@@ -115,7 +115,9 @@ def _sender(state: NodeState, link: Link, counters: Optional[LinkCounters], now:
     tag = link_tag(link.id)
     alive = [p for p in state.peers.values() if p.liveness in (Liveness.ALIVE, Liveness.ONE_WAY)]
     deaf = sorted(
-        p.node for p in alive if now - max(p.hears.get(tag, 0.0), p.heard_from_at, p.silent_from) > link.timeout_s
+        p.node
+        for p in alive
+        if now - max(p.hears.get(tag, 0.0), p.heard_from_at, p.silent_from) > link.timeout_s
     )
     fresh = at is not None and now - at < max(link.timeout_s, 2 * state.config.beat_interval_s)
     status = "UP" if fresh else "DOWN"
