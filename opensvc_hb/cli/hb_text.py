@@ -48,7 +48,7 @@ def _paint(text: str, colour: str, colours: bool) -> str:
 
 def _wrapped(head: str, indent: int, text: str) -> List[str]:
     """Return `head` and `text` wrapped, later lines indented; `head` may hold colour codes."""
-    lines = textwrap.wrap(text, WIDTH - indent) or [""]
+    lines = textwrap.wrap(text, WIDTH - indent, break_on_hyphens=False) or [""]
     first = f"{head}{lines[0]}" if head else lines[0]
     return [first, *(" " * indent + line for line in lines[1:])]
 
@@ -111,7 +111,8 @@ def _services(document: Mapping[str, Any], colours: bool) -> List[str]:
         cells = []
         for node in nodes:
             shown = service["instances"].get(node, {}).get("state", "")
-            cells.append(_paint(f"{shown:<{columns[node]}}", _STATE_COLOURS.get(shown, ""), colours))
+            padding = "" if node == nodes[-1] else " " * (columns[node] - len(shown))
+            cells.append(_paint(shown, _STATE_COLOURS.get(shown, ""), colours) + padding)
         lines.append(f"{name:<{width}}  {'  '.join(cells)}".rstrip())
         lines += _below(document["node"], service)
     return lines

@@ -5,12 +5,12 @@ real-time priority, the process's memory is locked, and the kernel's memory kill
 others first. Each of these is asked for and may be refused (no root, a container, a
 limit): a refusal is told, never raised, since a daemon without them still works.
 
-On Linux priority belongs to a thread: every thread that must be prompt calls
-`make_thread_realtime` itself. It is given up on fork and in new threads
+On Linux priority belongs to a thread: `make_thread_realtime` is called for each one that
+must be prompt. It is given up on fork and in new threads
 (SCHED_RESET_ON_FORK), so that no action of a service ever runs with it; protection from
 the memory killer is inherited, and `become_ordinary` gives it back in a child.
 
-Runs in: the thread that asks.
+Runs in: any thread.
 """
 
 from __future__ import annotations

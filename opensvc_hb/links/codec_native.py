@@ -36,12 +36,13 @@ import secrets
 import struct
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, List, Mapping, Optional, Tuple, Union
 
 from opensvc_hb.core.messages import Beat, link_tag
 from opensvc_hb.errors import HbError
 from opensvc_hb.links import beat_bytes
 from opensvc_hb.links.beat_bytes import MalformedError
+from opensvc_hb.links.table_assembly import TableAssembly
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -61,6 +62,7 @@ _CLEAR = struct.Struct("!4sBBH8sI16sQ")
 _HEAD_LENGTH = struct.Struct("!H")
 _PIECE = struct.Struct("!II")
 _NONCE = struct.Struct("!IQ")
+_NAME_LENGTH_AT = 5
 _SHORTEST_BYTES = _CLEAR.size + 1 + _HEAD_LENGTH.size + TAG_BYTES
 
 
@@ -86,6 +88,9 @@ class Rejected:
 
     reason: RejectReason
     text: str
+
+
+_NOT_AUTHENTIC = Rejected(RejectReason.NOT_AUTHENTIC, "does not open with the cluster's key")
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Sealer:
         self._cluster_tag = keyring.cluster_tag
         self._link_tag = link_tag(link_id)
         self._session = session
-        self._cipher = _derive(keyring, keyring.sealing, sender, link_id, session)
+        self._cipher = _derive(keyring, keyring.sealing, self._sender, self._link_tag, session)
         self._table_digest = b""
         self._table: Optional[bytes] = None
 
@@ -219,7 +224,6 @@ class Opener:
     def __init__(self, keyring: Keyring, link: Link, floors: Mapping[str, int], node: str) -> None:
         self._keyring = keyring
         self._cluster_tag = keyring.cluster_tag
-        self._link_id = link.id
         self._link_tag = link_tag(link.id)
         self._sender = link.node
         self._sender_bytes = link.node.encode()
@@ -228,7 +232,7 @@ class Opener:
         self._ciphers: OrderedDict[Tuple[int, bytes], AESGCM] = OrderedDict()
         self._last: Optional[Tuple[int, int]] = None
         self._last_is_complete = True
-        self._assembly: Optional[_Assembly] = None
+        self._assembly: Optional[TableAssembly] = None
 
     def open(self, data: bytes) -> Opened:
         """Return what `data` says. Cheap checks first: junk costs about a microsecond."""
@@ -238,26 +242,21 @@ class Opener:
         _, _, name_length, key_id, _, _, session, counter = _CLEAR.unpack_from(data)
         plain = self._decrypt(data, _CLEAR.size + name_length, key_id, session, counter)
         if plain is None:
-            return Rejected(RejectReason.NOT_AUTHENTIC, "does not open with the cluster's key")
+            return _NOT_AUTHENTIC
         try:
-            (head_length,) = _HEAD_LENGTH.unpack_from(plain)
-            head_end = _HEAD_LENGTH.size + head_length
-            beat = beat_bytes.decode_head(plain[_HEAD_LENGTH.size : head_end], self._sender)
-            return self._accept(beat, session, plain[head_end:])
+            beat, behind_head = _split(plain, self._sender)
+            return self._accept(beat, session, behind_head)
         except (MalformedError, struct.error) as error:
             return Rejected(RejectReason.MALFORMED, str(error))
 
     def _refuse_clear(self, data: bytes) -> Optional[Rejected]:
         """Return why the clear part disqualifies the bytes, None when they deserve a key."""
-        if len(data) < _SHORTEST_BYTES:
-            return Rejected(RejectReason.TOO_SHORT, f"{len(data)} bytes are too few for a beat")
-        magic, version, name_length, key_id, cluster_tag, tag, _, _ = _CLEAR.unpack_from(data)
-        if magic != MAGIC:
-            return Rejected(RejectReason.NOT_OURS, "does not begin like a beat")
-        if version != FORMAT_VERSION:
-            return Rejected(RejectReason.VERSION, f"format version {version}, {FORMAT_VERSION} is known here")
+        malformed = _refuse_form(data)
+        if malformed is not None:
+            return malformed
+        _, _, name_length, key_id, cluster_tag, tag, _, _ = _CLEAR.unpack_from(data)
         if cluster_tag != self._cluster_tag:
-            return Rejected(RejectReason.FOREIGN_CLUSTER, f"of the cluster with tag {cluster_tag.hex()}")
+            return _foreign(cluster_tag)
         if tag != self._link_tag:
             return Rejected(RejectReason.OTHER_LINK, f"a beat of another link (tag {tag:08x})")
         sender = data[_CLEAR.size : _CLEAR.size + name_length]
@@ -270,7 +269,7 @@ class Opener:
                 f"the line is {self._sender}'s, the beat says {sender.decode('utf-8', 'replace')!a}",
             )
         if self._keyring.key(key_id) is None:
-            return Rejected(RejectReason.UNKNOWN_KEY, f"sealed with key {key_id}, which we do not have")
+            return _unknown_key(key_id)
         return None
 
     def _decrypt(
@@ -284,7 +283,7 @@ class Opener:
         if cipher is None:
             key = self._keyring.key(key_id)
             assert key is not None, "the clear part was checked before"
-            cipher = _derive(self._keyring, key, self._sender, self._link_id, session)
+            cipher = _derive(self._keyring, key, self._sender_bytes, self._link_tag, session)
         try:
             plain = cipher.decrypt(_NONCE.pack(0, counter), data[clear_length:], data[:clear_length])
         except InvalidTag:
@@ -316,7 +315,7 @@ class Opener:
         key = (session, beat.table_digest, total)
         assembly = self._assembly
         if assembly is None or assembly.key != key:
-            assembly = _Assembly(key, total)
+            assembly = TableAssembly(key, total)
         added = assembly.add(start, behind_head[_PIECE.size :])
         if not is_new and not added:
             return self._replayed(position)
@@ -341,55 +340,82 @@ class Opener:
         )
 
 
-class _Assembly:
-    """The pieces of one table, by where they start."""
-
-    def __init__(self, key: Tuple[bytes, bytes, int], total: int) -> None:
-        if not 1 <= total <= beat_bytes.TABLE_COMPRESSED_MAX_BYTES:
-            raise MalformedError(f"a table of {total} bytes is not allowed")
-        self.key = key
-        self._total = total
-        self._bytes = bytearray(total)
-        self._ranges: Dict[int, int] = {}
-        self.have_bytes = 0
-
-    def add(self, start: int, piece: bytes) -> bool:
-        """Keep a piece; tell whether it brought bytes that were missing.
-
-        Where heads of different lengths were in front of the pieces, these may overlap.
-        """
-        end = start + len(piece)
-        if not piece or end > self._total:
-            raise MalformedError("a piece of the table lies outside of it")
-        self._bytes[start:end] = piece
-        for known_start, known_end in sorted(self._ranges.items()):
-            if known_start <= end and start <= known_end:
-                start, end = min(start, known_start), max(end, known_end)
-                del self._ranges[known_start]
-        self._ranges[start] = end
-        have_before = self.have_bytes
-        self.have_bytes = sum(known_end - known_start for known_start, known_end in self._ranges.items())
-        return self.have_bytes > have_before
-
-    def joined(self) -> bytes:
-        return bytes(self._bytes)
-
-
 def read_clear_header(data: bytes) -> Union[ClearHeader, Rejected]:
     """Return what a datagram says in clear, without any key: a claim, for people to read."""
-    if len(data) < _SHORTEST_BYTES:
-        return Rejected(RejectReason.TOO_SHORT, f"{len(data)} bytes are too few for a beat")
-    magic, version, name_length, key_id, cluster_tag, tag, session, counter = _CLEAR.unpack_from(data)
-    if magic != MAGIC:
-        return Rejected(RejectReason.NOT_OURS, "does not begin like a beat")
-    if version != FORMAT_VERSION:
-        return Rejected(RejectReason.VERSION, f"format version {version}, {FORMAT_VERSION} is known here")
+    malformed = _refuse_form(data)
+    if malformed is not None:
+        return malformed
+    _, _, name_length, key_id, cluster_tag, tag, session, counter = _CLEAR.unpack_from(data)
     sender = data[_CLEAR.size : _CLEAR.size + name_length].decode("utf-8", "replace")
     return ClearHeader(key_id, cluster_tag, tag, session, counter, sender)
 
 
-def _derive(keyring: Keyring, key: ClusterKey, sender: str, link_id: str, session: bytes) -> AESGCM:
-    """Return the cipher of one session.
+def open_captured(data: bytes, keyring: Keyring) -> Union[Beat, Rejected]:
+    """Return what one captured datagram says, whoever sent it on whichever link, and however old.
+
+    For people who look at captures: nothing is remembered, no replay is noticed. The table is
+    there if all of it is in this datagram.
+    """
+    from cryptography.exceptions import InvalidTag
+
+    header = read_clear_header(data)
+    if isinstance(header, Rejected):
+        return header
+    if header.cluster_tag != keyring.cluster_tag:
+        return _foreign(header.cluster_tag)
+    key = keyring.key(header.key_id)
+    if key is None:
+        return _unknown_key(header.key_id)
+    name_end = _CLEAR.size + data[_NAME_LENGTH_AT]
+    cipher = _derive(keyring, key, data[_CLEAR.size : name_end], header.link_tag, header.session)
+    try:
+        plain = cipher.decrypt(_NONCE.pack(0, header.counter), data[name_end:], data[:name_end])
+        beat, behind_head = _split(plain, header.sender)
+        if not behind_head:
+            return beat
+        total, start = _PIECE.unpack_from(behind_head)
+        piece = behind_head[_PIECE.size :]
+        is_whole = start == 0 and len(piece) == total
+        return replace(beat, table=beat_bytes.decode_table(piece)) if is_whole else beat
+    except InvalidTag:
+        return _NOT_AUTHENTIC
+    except (MalformedError, struct.error) as error:
+        return Rejected(RejectReason.MALFORMED, str(error))
+
+
+def _refuse_form(data: bytes) -> Optional[Rejected]:
+    """Return why the bytes cannot be a datagram of this format, whoever's it is."""
+    if len(data) < _SHORTEST_BYTES:
+        return Rejected(RejectReason.TOO_SHORT, f"{len(data)} bytes are too few for a beat")
+    if not data.startswith(MAGIC):
+        return Rejected(RejectReason.NOT_OURS, "does not begin like a beat")
+    if data[len(MAGIC)] != FORMAT_VERSION:
+        version = data[len(MAGIC)]
+        return Rejected(RejectReason.VERSION, f"format version {version}, {FORMAT_VERSION} is known here")
+    return None
+
+
+def _foreign(cluster_tag: bytes) -> Rejected:
+    return Rejected(RejectReason.FOREIGN_CLUSTER, f"of the cluster with tag {cluster_tag.hex()}")
+
+
+def _unknown_key(key_id: int) -> Rejected:
+    return Rejected(RejectReason.UNKNOWN_KEY, f"sealed with key {key_id}, which we do not have")
+
+
+def _split(plain: bytes, sender: str) -> Tuple[Beat, bytes]:
+    """Return the beat of an opened datagram, without its table, and what stands behind its head.
+
+    Raises:
+        MalformedError, struct.error: the bytes say nothing.
+    """
+    (head_length,) = _HEAD_LENGTH.unpack_from(plain)
+    head_end = _HEAD_LENGTH.size + head_length
+    return beat_bytes.decode_head(plain[_HEAD_LENGTH.size : head_end], sender), plain[head_end:]
+
+
+def _derive(keyring: Keyring, key: ClusterKey, sender: bytes, tag: int, session: bytes) -> AESGCM:
+    """Return the cipher of one session: of a cluster, a sender and a link, as the clear part names them.
 
     AES-GCM rather than ChaCha20: hosts in FIPS mode have it too.
     """
@@ -398,7 +424,7 @@ def _derive(keyring: Keyring, key: ClusterKey, sender: str, link_id: str, sessio
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
     # Each part with its length in front: no two different lists give the same bytes.
-    parts = (b"opensvc_hb beat", keyring.cluster_id, sender.encode(), link_id.encode(), session)
+    parts = (b"opensvc_hb beat", keyring.cluster_id, sender, tag.to_bytes(4, "big"), session)
     info = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     return AESGCM(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(key.secret))
 

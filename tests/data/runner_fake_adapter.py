@@ -1,0 +1,50 @@
+"""An agent for tests of the action runner: each service is a Python file that says what happens.
+
+`etc/opensvc/SVC.py` may define start(), stop(), announce(), avail(evaluate_apps), status();
+what it does not define succeeds, prints its name, and is up. `etc/opensvc/declare.py` may
+define declare().
+"""
+
+import runpy
+from types import SimpleNamespace
+
+
+class FakeAdapter:
+    def __init__(self, root, node):
+        self._etc = root.etc
+        self._node = node
+
+    def _behaviour(self, name, word):
+        path = self._etc / f"{name}.py"
+        return runpy.run_path(str(path)).get(word) if path.exists() else None
+
+    def _act(self, svcname, verb):
+        behaviour = self._behaviour(svcname, verb)
+        if behaviour is None:
+            print(f"{verb} {svcname} on {self._node}")
+            return 0
+        return behaviour() or 0
+
+    def start(self, svcname):
+        return self._act(svcname, "start")
+
+    def stop(self, svcname):
+        return self._act(svcname, "stop")
+
+    def announce(self, svcname):
+        return self._act(svcname, "announce")
+
+    def avail(self, svcname, evaluate_apps):
+        behaviour = self._behaviour(svcname, "avail")
+        return behaviour(evaluate_apps) if behaviour else "up"
+
+    def status(self, svcname):
+        behaviour = self._behaviour(svcname, "status")
+        return behaviour() if behaviour else {"avail": "up", "resources": {}}
+
+    def declare(self):
+        behaviour = self._behaviour("declare", "declare")
+        services, errors = behaviour() if behaviour else ((), ())
+        return SimpleNamespace(
+            services=[SimpleNamespace(**fields) for fields in services], errors=list(errors)
+        )

@@ -1,0 +1,625 @@
+"""The action runner as the daemon uses it: real processes, and an agent that does as told."""
+
+import fcntl
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from opensvc_hb.core.config import Service
+from opensvc_hb.core.effects import CancelAction, RunAction
+from opensvc_hb.core.events import Outcome
+from opensvc_hb.core.states import ActionVerb, Avail
+from opensvc_hb.daemon.runner import Declared, NotEvaluated, Runner, StatusEvaluated
+from opensvc_hb.daemon.runner_wire import Began, Channel, Finished, Printed, Ready, Request, Work
+from opensvc_hb.daemon.sessions import boottime, list_processes, look_at
+
+DATA = Path(__file__).parent.parent / "data"
+ADAPTER = "runner_fake_adapter:FakeAdapter"
+ARGV = [sys.executable, "-m", "opensvc_hb.daemon.runner_process", "--adapter", ADAPTER]
+DEADLINE_S = 30.0
+
+
+def wait_for(condition, what):
+    give_up_at = time.monotonic() + DEADLINE_S
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < give_up_at, f"waited {DEADLINE_S} s for {what}"
+        time.sleep(0.01)
+
+
+def is_gone(pid):
+    process = look_at(pid)
+    return process is None or not process.lives
+
+
+class World:
+    """One node's root with fake services, the runner of its daemon, and what it answered."""
+
+    def __init__(self, top):
+        self.top = top
+        self.etc = top / "etc/opensvc"
+        self.etc.mkdir(parents=True)
+        self.inbox = queue.Queue()
+        self.environment = {
+            "OSVC_ROOT": str(top),
+            "OSVC_NODENAME": "n1",
+            "PYTHONPATH": str(DATA),
+            "NOTIFY_SOCKET": "/nowhere",
+            "WATCHDOG_USEC": "1",
+        }
+        self.runners = []
+        self.to_kill = []
+        self.next_id = 1
+
+    def runner(self, **options):
+        options.setdefault("argv", ARGV)
+        runner = Runner(self.inbox, logging.getLogger("test.runner"), self.environment, **options)
+        self.runners.append(runner)
+        runner.start()
+        return runner
+
+    def service(self, svcname, text):
+        """Write what a service does; HERE in the text is this root."""
+        (self.etc / f"{svcname}.py").write_text(text.replace("HERE", repr(str(self.top))))
+
+    def holding(self, svcname, verb="start", more=""):
+        """A service whose action writes its pid, then waits until the test opens its fifo."""
+        os.mkfifo(self.top / f"{svcname}.fifo")
+        self.service(
+            svcname,
+            f"def {verb}():\n"
+            "    import os, pathlib\n"
+            f"    path = pathlib.Path(HERE) / '{svcname}.tmp'\n"
+            "    path.write_text(str(os.getpid()))\n"
+            f"    path.rename(path.with_suffix('.pid'))\n"
+            f"{more}"
+            f"    open(path.with_suffix('.fifo')).read()\n"
+            f"    path.with_suffix('.done').touch()\n",
+        )
+
+    def held_pid(self, svcname, suffix="pid"):
+        path = self.top / f"{svcname}.{suffix}"
+        pid = int(wait_for(lambda: path.exists() and path.read_text(), f"{svcname} to begin"))
+        self.to_kill.append(pid)
+        return pid
+
+    def let_go(self, svcname):
+        (self.top / f"{svcname}.fifo").write_text("go\n")
+
+    def ask(self, runner, svcname, verb=ActionVerb.START, limit_s=60.0):
+        action = RunAction(f"hb-{svcname}", svcname, self.next_id, verb, limit_s)
+        self.next_id += 1
+        runner.run(action)
+        return action
+
+    def finished(self):
+        return self.inbox.get(timeout=DEADLINE_S)
+
+    def close(self):
+        for runner in self.runners:
+            runner.close()
+        for pid in self.to_kill:
+            if not is_gone(pid):
+                os.kill(pid, signal.SIGKILL)
+        for runner in self.runners:
+            runner.close(wait_s=DEADLINE_S)
+            assert not runner._thread.is_alive()
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def output_of(caplog, svcname):
+    return [record.getMessage() for record in caplog.records if record.name == f"service.{svcname}"]
+
+
+def test_a_start_is_answered_with_its_status_and_what_the_agent_then_says(world, caplog):
+    """A start is answered with its exit status and avail; its output is logged under the service's name."""
+    caplog.set_level(logging.INFO)
+    world.service(
+        "svc1",
+        "import os, sys\n"
+        "def start():\n"
+        "    print('one')\n"
+        "    os.system('echo two')\n"
+        "    sys.stderr.write('three')\n"
+        "def avail(evaluate_apps):\n"
+        "    return 'mixed' if evaluate_apps else 'down'\n",
+    )
+    runner = world.runner()
+    action = world.ask(runner, "svc1")
+    finished = world.finished()
+    assert (finished.service, finished.action_id, finished.verb) == (
+        "hb-svc1",
+        action.action_id,
+        ActionVerb.START,
+    )
+    assert (finished.outcome, finished.exit_status, finished.avail) == (Outcome.DONE, 0, Avail.MIXED)
+    assert finished.detail == ""
+    assert output_of(caplog, "svc1") == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("verb", list(ActionVerb))
+def test_every_verb_is_answered(world, verb):
+    """Each verb of core is done; only announcing says nothing of the resources."""
+    runner = world.runner()
+    world.ask(runner, "svc1", verb)
+    finished = world.finished()
+    assert (finished.verb, finished.outcome) == (verb, Outcome.DONE)
+    assert finished.avail is (Avail.UNKNOWN if verb is ActionVerb.ANNOUNCE else Avail.UP)
+
+
+def test_a_failed_stop_is_failed_with_its_status(world):
+    """An exit status other than 0 is a failure, and is told."""
+    world.service("svc1", "def stop(): return 3\ndef avail(evaluate_apps): return 'mixed'\n")
+    world.ask(world.runner(), "svc1", ActionVerb.STOP)
+    finished = world.finished()
+    assert (finished.outcome, finished.exit_status, finished.avail) == (Outcome.FAILED, 3, Avail.MIXED)
+    assert finished.detail == "exit status 3"
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("def start(): raise RuntimeError('no\\ndisk')", "RuntimeError: no"),
+        ("def start(): raise SystemExit(4)", "SystemExit: 4"),
+        ("def start(): return 0\ndef avail(evaluate_apps): return 'perhaps'", "ValueError: 'perhaps' is not"),
+        ("def start(): import os; os._exit(7)", "ended with status 7 before it had reported"),
+        ("def start(): import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
+    ],
+    ids=["raises", "exits", "unknown-avail", "ends-early", "killed"],
+)
+def test_an_action_that_breaks_is_failed_with_the_reason(world, text, detail):
+    """A process that raises, exits or dies by a signal is a failed action, with a reason line."""
+    world.service("svc1", text + "\n")
+    world.ask(world.runner(), "svc1")
+    finished = world.finished()
+    assert (finished.outcome, finished.avail) == (Outcome.FAILED, Avail.UNKNOWN)
+    assert detail in finished.detail
+    assert "\n" not in finished.detail
+
+
+GRANDCHILD = """
+import os, signal, subprocess, sys
+def start():
+    code = '''
+import os, signal, sys
+if {ignores}: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if {group}: os.setpgid(0, 0)
+with open(sys.argv[1] + '.tmp', 'w') as f: f.write(str(os.getpid()))
+os.rename(sys.argv[1] + '.tmp', sys.argv[1])
+while True: signal.pause()
+'''
+    subprocess.Popen([sys.executable, '-c', code, HERE + '/grandchild.pid'], start_new_session={session})
+    while not os.path.exists(HERE + '/grandchild.pid'): pass
+    {then}
+"""
+
+
+def test_at_its_limit_the_whole_session_is_killed_whatever_it_ignores(world):
+    """At the limit every process of the action is ended, one that ignores SIGTERM too."""
+    world.service(
+        "svc1", GRANDCHILD.format(ignores=True, group=True, session=False, then="while True: signal.pause()")
+    )
+    world.ask(world.runner(), "svc1", limit_s=1.0)
+    pid = world.held_pid("grandchild")
+    finished = world.finished()
+    assert is_gone(pid)
+    assert (finished.outcome, finished.avail) == (Outcome.TIMED_OUT, Avail.UNKNOWN)
+    assert finished.detail == "its time limit of 1 s passed"
+
+
+def test_what_an_action_killed_by_a_signal_leaves_is_ended(world):
+    """An action whose own process is killed has ended only when nothing of its session runs."""
+    world.service(
+        "svc1", GRANDCHILD.format(ignores=False, group=False, session=False, then="os.kill(os.getpid(), 9)")
+    )
+    world.ask(world.runner(), "svc1")
+    pid = world.held_pid("grandchild")
+    assert world.finished().outcome is Outcome.FAILED
+    assert is_gone(pid)
+
+
+def test_a_daemon_that_keeps_the_output_open_is_not_waited_for(world):
+    """A process that the action daemonised holds the output pipe, lives on, and delays no answer."""
+    world.service("svc1", GRANDCHILD.format(ignores=False, group=False, session=True, then="return 0"))
+    world.ask(world.runner(), "svc1")
+    pid = world.held_pid("grandchild")
+    finished = world.finished()
+    assert (finished.outcome, finished.avail) == (Outcome.DONE, Avail.UP)
+    assert not is_gone(pid)
+
+
+def test_how_far_an_action_came_before_its_limit_is_said(world):
+    """A start that ended, and whose evaluation hangs, says both."""
+    world.service("svc1", "import signal\ndef start(): return 0\ndef avail(evaluate_apps): signal.pause()\n")
+    world.ask(world.runner(), "svc1", limit_s=1.0)
+    finished = world.finished()
+    assert finished.outcome is Outcome.TIMED_OUT
+    assert finished.detail.endswith("; start had ended with status 0")
+
+
+def test_a_cancelled_action_is_ended_and_answered(world):
+    """Cancelling ends the action's processes; its answer follows as for a limit."""
+    world.holding("svc1")
+    runner = world.runner()
+    action = world.ask(runner, "svc1")
+    pid = world.held_pid("svc1")
+    runner.cancel(CancelAction(action.service, action.action_id))
+    finished = world.finished()
+    assert is_gone(pid)
+    assert (finished.action_id, finished.outcome, finished.detail) == (
+        action.action_id,
+        Outcome.TIMED_OUT,
+        "cancelled",
+    )
+
+
+def test_a_slow_action_holds_no_other_service(world):
+    """While one service's start hangs, another's is done."""
+    world.holding("slow")
+    runner = world.runner()
+    world.ask(runner, "slow")
+    world.held_pid("slow")
+    world.ask(runner, "quick")
+    assert world.finished().service == "hb-quick"
+    world.let_go("slow")
+    assert world.finished().service == "hb-slow"
+
+
+def test_a_second_action_of_a_service_is_refused(world):
+    """One action of a service at a time: the second is answered as failed, the first goes on."""
+    world.holding("svc1")
+    runner = world.runner()
+    first = world.ask(runner, "svc1")
+    world.held_pid("svc1")
+    second = world.ask(runner, "svc1", ActionVerb.STOP)
+    refused = world.finished()
+    assert (refused.action_id, refused.outcome) == (second.action_id, Outcome.FAILED)
+    assert refused.detail == "refused: another action of svc1 has not ended"
+    world.let_go("svc1")
+    assert world.finished().action_id == first.action_id
+    third = world.ask(runner, "svc1", ActionVerb.STOP)
+    assert (world.finished().action_id, third.verb) == (third.action_id, ActionVerb.STOP)
+
+
+def test_a_bound_queues_actions_but_no_questions(world):
+    """With a bound of one the second action waits for the first; a status is answered meanwhile."""
+    world.holding("svc1")
+    answers = queue.Queue()
+    runner = world.runner(max_parallel=1)
+    world.ask(runner, "svc1")
+    world.held_pid("svc1")
+    world.ask(runner, "svc2")
+    waiting = world.ask(runner, "svc3")
+    runner.status("svc2", answers.put)
+    assert answers.get(timeout=DEADLINE_S) == StatusEvaluated("svc2", {"avail": "up", "resources": {}})
+    runner.cancel(CancelAction(waiting.service, waiting.action_id))
+    cancelled = world.finished()
+    assert (cancelled.service, cancelled.outcome) == ("hb-svc3", Outcome.TIMED_OUT)
+    assert cancelled.detail == "cancelled before it began"
+    world.let_go("svc1")
+    assert [world.finished().service for _ in range(2)] == ["hb-svc1", "hb-svc2"]
+
+
+def test_two_hundred_actions_at_once(world):
+    """A takeover of many services is answered completely, each service once."""
+    runner = world.runner()
+    for number in range(200):
+        world.ask(runner, f"svc{number}")
+    answers = [world.finished() for _ in range(200)]
+    assert {answer.service for answer in answers} == {f"hb-svc{number}" for number in range(200)}
+    assert {answer.outcome for answer in answers} == {Outcome.DONE}
+
+
+def test_where_files_are_scarce_actions_wait_for_one_another(world):
+    """With few descriptors allowed, many actions are done a few at a time."""
+    limited = ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", *ARGV]
+    runner = world.runner(argv=limited)
+    for number in range(50):
+        world.ask(runner, f"svc{number}")
+    assert {world.finished().outcome for _ in range(50)} == {Outcome.DONE}
+
+
+def test_an_action_is_an_ordinary_process(world, caplog):
+    """An action has a session, scheduling, signals, input and environment as any program expects.
+
+    Whatever the daemon has: as root it is urgent and protected, which must not be inherited.
+    """
+    odd = "trap '' USR1 HUP; "
+    if os.geteuid() == 0:
+        odd += "echo -500 > /proc/$$/oom_score_adj; exec chrt --rr 5 "
+    else:
+        odd += "exec "
+    caplog.set_level(logging.INFO)
+    world.service(
+        "svc1",
+        "import json, os, resource, signal\n"
+        "def start():\n"
+        "    status = open('/proc/self/status').read()\n"
+        "    words = dict(line.split(':', 1) for line in status.splitlines())\n"
+        "    print(json.dumps({\n"
+        "        'leads': os.getsid(0) == os.getpid() == os.getpgid(0),\n"
+        "        'policy': os.sched_getscheduler(0), 'nice': os.nice(0), 'cwd': os.getcwd(),\n"
+        "        'input': os.readlink('/proc/self/fd/0'),\n"
+        "        'oom': int(open('/proc/self/oom_score_adj').read()) >= 0,\n"
+        "        'ignored': int(words['SigIgn'], 16), 'blocked': int(words['SigBlk'], 16),\n"
+        "        'files': len(os.listdir('/proc/self/fd')),\n"
+        "        'variables': sorted(set(os.environ) & {'NOTIFY_SOCKET', 'WATCHDOG_USEC', 'PATH'}),\n"
+        "    }))\n",
+    )
+    world.ask(world.runner(argv=["sh", "-c", odd + '"$@"', "sh", *ARGV]), "svc1")
+    assert world.finished().outcome is Outcome.DONE
+    said = json.loads(output_of(caplog, "svc1")[0])
+    assert said["leads"]
+    assert said["oom"]
+    assert (said["policy"], said["nice"], said["cwd"], said["input"]) == (os.SCHED_OTHER, 0, "/", "/dev/null")
+    assert (said["ignored"], said["blocked"]) == (0, 0)
+    assert said["files"] == 5, "stdin, stdout, stderr, the result pipe, and the listing itself"
+    assert said["variables"] == ["PATH"]
+
+
+def test_verify_waits_for_an_action_that_another_runner_left(world):
+    """Verifying waits until the service's lock is free, then says what the agent says."""
+    locks = world.top / "var/lib/opensvc/lock"
+    locks.mkdir(parents=True)
+    with (locks / "svc1").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runner = world.runner()
+        world.ask(runner, "svc1", ActionVerb.VERIFY)
+        world.ask(runner, "svc2", ActionVerb.VERIFY)
+        assert world.finished().service == "hb-svc2"
+        wait_for(
+            lambda: any(
+                line.split()[1:2] == ["->"] and int(line.split()[5]) > 0
+                for line in Path("/proc/locks").read_text().splitlines()
+                if str(os.fstat(lock.fileno()).st_ino) in line
+            ),
+            "the verification to wait for the lock",
+        )
+        assert world.inbox.empty()
+    assert world.finished().avail is Avail.UP
+
+
+def test_declarations_arrive_as_services(world):
+    """The agent's declarations become services of core; unreadable ones are lines."""
+    world.service(
+        "declare",
+        "def declare():\n"
+        "    service = dict(svcname='svc1', name='hb1', nodes=('n1', 'n2'),"
+        " start_limit_s=5, stop_limit_s=6.5)\n"
+        "    return [service], ['svc2.env:1: no']\n",
+    )
+    answers = queue.Queue()
+    world.runner().declare(answers.put)
+    assert answers.get(timeout=DEADLINE_S) == Declared(
+        (Service("hb1", "svc1", ("n1", "n2"), 5, 6.5),), ("svc2.env:1: no",)
+    )
+
+
+def test_a_question_that_fails_is_answered_with_the_reason(world):
+    """A status that raises, or lasts too long, is an answer too."""
+    world.service("svc1", "def status(): raise KeyError('fs#1')\n")
+    world.service("svc2", "def status(): import signal; signal.pause()\n")
+    world.service(
+        "svc3",
+        "from opensvc_hb.errors import ConfigurationError\n"
+        "def status(): raise ConfigurationError('svc3.env', 7, 'fs#1.dev', 'must be set')\n",
+    )
+    answers = queue.Queue()
+    runner = world.runner()
+    runner.status("svc1", answers.put)
+    assert answers.get(timeout=DEADLINE_S) == NotEvaluated("svc1", "KeyError: 'fs#1'")
+    runner.status("svc2", answers.put, limit_s=0.2)
+    assert answers.get(timeout=DEADLINE_S) == NotEvaluated("svc2", "its time limit of 0.2 s passed")
+    runner.status("svc3", answers.put)
+    assert answers.get(timeout=DEADLINE_S) == NotEvaluated("svc3", "svc3.env:7: fs#1.dev: must be set")
+
+
+def test_a_large_document_arrives_whole(world):
+    """A document larger than any pipe or socket buffer arrives whole."""
+    world.service("svc1", "def status(): return {'avail': 'up', 'log': 'x' * 3000000}\n")
+    answers = queue.Queue()
+    world.runner().status("svc1", answers.put)
+    assert len(answers.get(timeout=DEADLINE_S).document["log"]) == 3000000
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def test_a_killed_runner_is_replaced_and_its_actions_are_answered(world):
+    """After kill -9 of the runner its action is ended and answered as failed; the next runner acts."""
+    world.holding("svc1")
+    runner = world.runner()
+    world.ask(runner, "svc1")
+    pid = world.held_pid("svc1")
+    os.kill(parent_of(pid), signal.SIGKILL)
+    finished = world.finished()
+    assert is_gone(pid)
+    assert (finished.service, finished.outcome, finished.avail) == ("hb-svc1", Outcome.FAILED, Avail.UNKNOWN)
+    assert "killed by signal 9" in finished.detail
+    world.ask(runner, "svc2")
+    assert world.finished().outcome is Outcome.DONE
+
+
+def test_a_runner_that_hangs_is_replaced(world):
+    """A runner that answers no ping is killed, its action ended and answered."""
+    ahead_s = [0.0]
+    world.holding("svc1")
+    runner = world.runner(clock=lambda: boottime() + ahead_s[0])
+    world.ask(runner, "svc1")
+    pid = world.held_pid("svc1")
+    stopped = parent_of(pid)
+    os.kill(stopped, signal.SIGSTOP)
+
+    def answered():
+        ahead_s[0] += 20.0  # first a ping is due, then its answer is overdue
+        runner.cancel(CancelAction("nobody", 0))  # wakes the thread, which looks at its clock
+        return not world.inbox.empty()
+
+    wait_for(answered, "the answer for the action of the runner that hangs")
+    finished = world.finished()
+    assert finished.outcome is Outcome.FAILED
+    assert "said nothing for 30 s" in finished.detail
+    assert is_gone(stopped)
+    assert is_gone(pid)
+
+
+def test_an_agent_that_cannot_be_loaded_fails_actions_with_the_reason(world):
+    """When no runner comes up, actions are answered after a few attempts, with the reason."""
+    argv = [*ARGV[:-1], "runner_fake_adapter:Nothing"]
+    world.ask(world.runner(argv=argv), "svc1")
+    finished = world.finished()
+    assert finished.outcome is Outcome.FAILED
+    assert "cannot load the agent: AttributeError" in finished.detail
+
+
+def test_a_runner_that_cannot_even_be_started_fails_actions(world):
+    """A missing interpreter is a reason like any other."""
+    world.ask(world.runner(argv=["/nonexistent/python"]), "svc1")
+    finished = world.finished()
+    assert finished.outcome is Outcome.FAILED
+    assert "cannot start the action runner" in finished.detail
+
+
+def test_closing_lets_an_action_finish_and_begins_nothing_new(world):
+    """After close a running action ends by itself, and is answered as long as the daemon lives."""
+    world.holding("svc1")
+    runner = world.runner()
+    world.ask(runner, "svc1")
+    world.held_pid("svc1")
+    runner.close()
+    late = world.ask(runner, "svc2")
+    refused = world.finished()
+    assert (refused.action_id, refused.outcome, refused.detail) == (
+        late.action_id,
+        Outcome.FAILED,
+        "the daemon stops",
+    )
+    world.let_go("svc1")
+    assert (world.finished().outcome, (world.top / "svc1.done").exists()) == (Outcome.DONE, True)
+
+
+class BareRunner:
+    """The runner process alone; the test is its daemon."""
+
+    def __init__(self, world):
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        self.socket = ours
+        self.channel = Channel(ours)
+        with theirs:
+            self.popen = subprocess.Popen(
+                [*ARGV, "--fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **world.environment},
+                stderr=subprocess.PIPE,
+            )
+        self.heard = []
+
+    def ask(self, request_id, work, svcname, limit_s=60.0):
+        self.channel.send(Request(request_id, work, svcname, limit_s))
+        self.channel.flush()
+
+    def hear(self, kind):
+        def heard():
+            self.heard += self.channel.receive()
+            return [message for message in self.heard if isinstance(message, kind)]
+
+        return wait_for(heard, kind.__name__)[0]
+
+    def children(self):
+        return [pid for pid in list_processes() if self._is_child(pid)]
+
+    def _is_child(self, pid):
+        try:
+            return parent_of(pid) == self.popen.pid
+        except OSError:
+            return False
+
+    def close(self):
+        self.socket.close()
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.popen.wait()
+        self.popen.stderr.close()
+
+
+@pytest.fixture
+def bare(world):
+    bare = BareRunner(world)
+    yield bare
+    bare.close()
+
+
+def test_when_the_daemon_is_gone_an_action_finishes_and_the_runner_ends(world, bare):
+    """With the socket gone, the action goes on to its end, its output is on stderr, the runner exits."""
+    world.holding("svc1", more="    print('still at it')\n")
+    bare.hear(Ready)
+    bare.ask(1, Work.START, "svc1")
+    assert bare.hear(Began).pid == world.held_pid("svc1")
+    bare.hear(Printed)
+    bare.socket.close()
+    world.let_go("svc1")
+    assert bare.popen.wait(DEADLINE_S) == 0
+    assert (world.top / "svc1.done").exists()
+    assert bare.popen.stderr.read() == b"svc1: start: done \n"
+
+
+def test_the_limit_holds_when_the_daemon_is_gone(world, bare):
+    """Without a daemon an action is still ended at its limit."""
+    world.holding("svc1")
+    bare.hear(Ready)
+    bare.ask(1, Work.START, "svc1", limit_s=1.0)
+    pid = world.held_pid("svc1")
+    bare.socket.close()
+    assert bare.popen.wait(DEADLINE_S) == 0
+    assert is_gone(pid)
+
+
+def test_no_action_begins_before_its_process_is_named(world, bare):
+    """As long as the daemon takes no line a forked action does nothing, nor when the runner dies then."""
+    world.service("loud", "def start(): print('x' * 500000)\n")
+    world.service("svc1", "def start(): open(HERE + '/touched', 'w')\n")
+    bare.hear(Ready)
+    bare.ask(1, Work.START, "loud")
+    bare.hear(Began)
+    wait_for(lambda: not bare.children(), "the loud action to end; its lines wait in the runner")
+    bare.ask(2, Work.START, "svc1")
+
+    def waiting_child():
+        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in bare.children()}
+        return [pid for pid, name in names.items() if name == "start:svc1"]
+
+    (pid,) = wait_for(waiting_child, "the child that waits for its go")
+    bare.popen.kill()
+    wait_for(lambda: is_gone(pid), "the child to end")
+    assert not (world.top / "touched").exists()
+
+
+def test_an_endless_line_is_cut_and_odd_bytes_are_no_matter(world, bare):
+    """Output without line ends comes in pieces; what is no text is replaced."""
+    world.service("svc1", "import os\ndef start(): os.write(1, b'y' * 20000 + b'\\xff\\n')\n")
+    bare.hear(Ready)
+    bare.ask(1, Work.START, "svc1")
+    bare.hear(Finished)
+    texts = [message.text for message in bare.heard if isinstance(message, Printed)]
+    assert [len(text) for text in texts] == [8192, 8192, 20001 - 2 * 8192]
+    assert texts[-1].endswith("\ufffd")

@@ -1,0 +1,62 @@
+"""hb.conf: defaults, every keyword, and every error at once."""
+
+import pytest
+
+from opensvc_hb.core.config import HealPolicy, TakeoverPolicy
+from opensvc_hb.daemon.settings import OPTIONS, Settings, read_settings
+from opensvc_hb.errors import ConfigurationErrors, ExitCode
+
+
+def test_without_any_file_the_defaults_hold(tmp_path):
+    settings = read_settings(tmp_path)
+    assert settings == Settings()
+    assert settings.policies.wait_for_peer_s == 90
+    assert settings.policies.takeover is TakeoverPolicy.AUTOMATIC
+
+
+def test_every_keyword_is_read(tmp_path):
+    text = (
+        "[hb]\nprotocol = native\nwait_for_peer = 0\ntakeover = ask\ntakeover_frozen = yes\nheal = stop\n"
+        "restart_within = 30\nleave_within = 20\nstatus_interval = 5\nstatus_max_age = 9.5\n"
+        "max_parallel = 4\ncontrol_group = adm\n"
+    )
+    (tmp_path / "hb.conf").write_text(text)
+    settings = read_settings(tmp_path)
+    assert settings.policies.wait_for_peer_s == 0
+    assert settings.policies.takeover is TakeoverPolicy.ASK
+    assert settings.policies.takeover_frozen is True
+    assert settings.policies.heal is HealPolicy.STOP
+    assert (settings.policies.restart_within_s, settings.policies.leave_within_s) == (30, 20)
+    assert (settings.status_interval_s, settings.status_max_age_s) == (5, 9.5)
+    assert (settings.max_parallel, settings.control_group) == (4, "adm")
+    assert {o.name for o in OPTIONS} == {line.split(" =")[0] for line in text.splitlines()[1:]}
+
+
+def test_a_file_of_conf_d_overrides_hb_conf(tmp_path):
+    (tmp_path / "hb.conf").write_text("[hb]\nwait_for_peer = 10\nheal = stop\n")
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "10-site.conf").write_text("[hb]\nwait_for_peer = 20\n")
+    policies = read_settings(tmp_path).policies
+    assert (policies.wait_for_peer_s, policies.heal) == (20, HealPolicy.STOP)
+
+
+def test_all_errors_are_told_at_once_with_file_line_and_keyword(tmp_path):
+    (tmp_path / "hb.conf").write_text(
+        "[hb]\nwait_for_pear = 3\nheal = maybe\nrestart_within = 0\n[other]\nx = 1\n"
+    )
+    with pytest.raises(ConfigurationErrors) as refused:
+        read_settings(tmp_path)
+    lines = str(refused.value).splitlines()
+    name = str(tmp_path / "hb.conf")
+    assert refused.value.exit_code is ExitCode.CONFIGURATION
+    assert lines[0].startswith(f"{name}:2: hb.wait_for_pear: unknown keyword (have ")
+    assert lines[1] == f"{name}:3: hb.heal: 'maybe' is not one of freeze, stop"
+    assert lines[2] == f"{name}:4: hb.restart_within: 0 is out of range (1 to 3600 seconds)"
+    assert lines[3] == f"{name}:6: other.x: unknown section [other]; only [hb] is read here"
+    assert len(lines) == 4
+
+
+def test_a_file_that_is_not_ini_names_the_line(tmp_path):
+    (tmp_path / "hb.conf").write_text("[hb]\nthis is nothing\n")
+    with pytest.raises(ConfigurationErrors, match=r"hb\.conf:2: 'this is nothing' is neither"):
+        read_settings(tmp_path)

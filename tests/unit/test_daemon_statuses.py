@@ -1,0 +1,230 @@
+"""Status documents: when each service is evaluated, and what is made of the answers."""
+
+import logging
+import queue
+import threading
+import time
+
+import pytest
+
+from opensvc_hb.core.config import Service
+from opensvc_hb.core.states import Avail
+from opensvc_hb.daemon.runner import NotEvaluated, StatusEvaluated
+from opensvc_hb.daemon.statuses import Statuses, StatusSchedule, avail_of
+
+DEADLINE_S = 30.0
+
+
+def play(schedule, until, took=0.0, now=0.0):
+    """Evaluate what is due, each taking `took` seconds, one at a time; return (moment, service) pairs."""
+    done = []
+    while True:
+        at = schedule.next_at()
+        if at is None or at > until:
+            return done
+        now = max(now, at)
+        for name in schedule.take_due(now):
+            done.append((now, name))
+            now += took
+            schedule.ended(name, now)
+
+
+def test_each_service_is_evaluated_once_per_interval_evenly_spread():
+    """After a quick first pass, evaluations of N services come an N-th of the interval apart."""
+    schedule = StatusSchedule(60.0)
+    schedule.set_services(["a", "b", "c", "d"], 0.0)
+    done = play(schedule, until=179.0)
+    assert done[:4] == [(0.0, "a"), (1.0, "b"), (2.0, "c"), (3.0, "d")]
+    assert done[4:] == [
+        (15.0, "b"), (30.0, "c"), (45.0, "d"), (60.0, "a"),
+        (75.0, "b"), (90.0, "c"), (105.0, "d"), (120.0, "a"),
+        (135.0, "b"), (150.0, "c"), (165.0, "d"),
+    ]  # fmt: skip
+
+
+def test_no_more_run_at_once_than_allowed():
+    """A thousand services due at once are taken two by two."""
+    schedule = StatusSchedule(60.0, parallel=2)
+    schedule.set_services([f"svc{n:03}" for n in range(1000)], 0.0)
+    assert schedule.take_due(60.0) == ("svc000", "svc001")
+    assert schedule.take_due(60.0) == ()
+    assert schedule.next_at() is None
+    schedule.ended("svc000", 61.0)
+    assert schedule.take_due(61.0) == ("svc002",)
+
+
+def test_what_is_late_is_not_made_up_for():
+    """When evaluations take longer than the interval, each service still has its turn."""
+    schedule = StatusSchedule(10.0, parallel=1)
+    schedule.set_services(["a", "b", "c"], 0.0)
+    names = [name for _moment, name in play(schedule, until=200.0, took=7.0)]
+    assert {name: names.count(name) for name in "abc"} == pytest.approx({"a": 10, "b": 10, "c": 10}, abs=2)
+    schedule.take_due(5000.0)
+    assert schedule.next_at() is None or schedule.next_at() <= 5010.0
+
+
+def test_an_action_brings_an_evaluation_at_once_and_none_meanwhile():
+    """While an action runs the service is not evaluated; when it ends the service is next."""
+    schedule = StatusSchedule(60.0)
+    schedule.set_services(["a", "b"], 0.0)
+    play(schedule, until=5.0)
+    schedule.action_began("b")
+    assert [name for _moment, name in play(schedule, until=200.0)] == ["a", "a", "a"]
+    schedule.action_ended("b", 200.0)
+    assert schedule.take_due(200.0) == ("b",)
+
+
+def test_an_evaluation_that_an_action_overlapped_is_thrown_away():
+    """Its result shows neither before nor after; the service is evaluated anew."""
+    schedule = StatusSchedule(60.0)
+    schedule.set_services(["a"], 0.0)
+    assert schedule.take_due(0.0) == ("a",)
+    schedule.action_began("a")
+    schedule.action_ended("a", 2.0)
+    assert schedule.ended("a", 3.0) is None
+    assert schedule.take_due(3.0) == ("a",)
+    assert schedule.ended("a", 4.0) == 3.0
+
+
+def test_services_come_and_go():
+    """A removed service is forgotten, also while it is evaluated; a new one comes soon."""
+    schedule = StatusSchedule(60.0)
+    schedule.set_services(["a", "b"], 0.0)
+    assert schedule.take_due(0.0) == ("a",)
+    schedule.set_services(["b", "c"], 1.0)
+    assert schedule.ended("a", 2.0) is None
+    assert schedule.take_due(2.0) == ("b", "c")
+    schedule.set_services([], 3.0)
+    schedule.ended("b", 3.0)
+    assert schedule.next_at() is None
+
+
+@pytest.mark.parametrize(
+    ("word", "avail"),
+    [
+        ("up", Avail.UP),
+        ("down", Avail.DOWN),
+        ("stdby up", Avail.DOWN),
+        ("stdby down", Avail.DOWN),
+        ("warn", Avail.MIXED),
+        ("n/a", Avail.UNKNOWN),
+        ("undef", Avail.UNKNOWN),
+    ],
+)
+def test_a_document_says_whether_the_resources_are_up(word, avail):
+    """Standby alone is not up; what says nothing is unknown."""
+    assert avail_of({"avail": word}) is avail
+    assert avail_of({"avail": word, "unknown": []}) is avail
+    assert avail_of({"avail": word, "unknown": ["fs#1"]}) is Avail.UNKNOWN
+    assert avail_of({}) is Avail.UNKNOWN
+
+
+class Bench:
+    """The statuses thread with an agent of our own, and a clock that stands still."""
+
+    def __init__(self):
+        self.now_s = 1000.0
+        self.questions = queue.Queue()
+        self.reports = queue.Queue()
+        self.statuses = Statuses(
+            lambda svcname, callback, limit_s: self.questions.put((svcname, callback, limit_s)),
+            lambda name, avail: self.reports.put((name, avail, threading.current_thread().name)),
+            logging.getLogger("test.statuses"),
+            clock=lambda: self.now_s,
+            limit_s=30.0,
+        )
+        self.statuses.start()
+
+    def next_question(self, svcname):
+        asked, callback, limit_s = self.questions.get(timeout=DEADLINE_S)
+        assert (asked, limit_s) == (svcname, 30.0)
+        return callback
+
+    def next_report(self):
+        name, avail, thread = self.reports.get(timeout=DEADLINE_S)
+        assert thread == "statuses"
+        return name, avail
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.statuses.close()
+
+
+def services(*svcnames):
+    return [Service(f"hb-{svcname}", svcname, ("n1", "n2")) for svcname in svcnames]
+
+
+def test_an_evaluated_service_is_reported_and_served_with_its_age(bench):
+    """The monitor hears the hb name and avail; readers get the document, aged from its beginning."""
+    bench.statuses.set_services(services("svc1"))
+    callback = bench.next_question("svc1")
+    assert bench.statuses.fresh() == {}
+    bench.now_s += 4.0
+    callback(StatusEvaluated("svc1", {"avail": "warn"}))
+    assert bench.next_report() == ("hb-svc1", Avail.MIXED)
+    bench.now_s += 3.0
+    fresh = bench.statuses.fresh(["svc1", "svc2"])
+    assert {name: (status.document, status.age_s) for name, status in fresh.items()} == {
+        "svc1": ({"avail": "warn"}, 7.0)
+    }
+    assert bench.statuses.fresh(["svc2"]) == {}
+
+
+def test_a_service_that_cannot_be_evaluated_is_unknown_and_keeps_its_old_document(bench, caplog):
+    """A failed evaluation reports unknown, once in the log; the old document ages on."""
+    caplog.set_level(logging.INFO)
+    bench.statuses.set_services(services("svc1"))
+    bench.next_question("svc1")(StatusEvaluated("svc1", {"avail": "up"}))
+    assert bench.next_report() == ("hb-svc1", Avail.UP)
+    for answer, avail in [
+        (NotEvaluated("svc1", "its time limit of 30 s passed"), Avail.UNKNOWN),
+        (NotEvaluated("svc1", "again"), Avail.UNKNOWN),
+        (StatusEvaluated("svc1", {"avail": "down"}), Avail.DOWN),
+    ]:
+        assert bench.statuses.fresh()["svc1"].document == {"avail": "up"}
+        bench.now_s += 60.0
+        bench.statuses.action_ended("svc1")
+        bench.next_question("svc1")(answer)
+        assert bench.next_report() == ("hb-svc1", avail)
+    assert [record.getMessage() for record in caplog.records] == [
+        "svc1 could not be evaluated: its time limit of 30 s passed",
+        "svc1 is evaluated again",
+    ]
+
+
+def test_a_forgotten_service_is_no_longer_served(bench):
+    """A service that left the configuration has no document, and its late answer is ignored."""
+    bench.statuses.set_services(services("svc1", "svc2"))
+    bench.next_question("svc1")(StatusEvaluated("svc1", {"avail": "up"}))
+    assert bench.next_report() == ("hb-svc1", Avail.UP)
+    bench.now_s += 1.0
+    bench.statuses.action_ended("svc2")  # wakes the thread to look at its clock
+    late = bench.next_question("svc2")
+    bench.statuses.set_services(services("svc3"))
+    late(StatusEvaluated("svc2", {"avail": "up"}))
+    bench.next_question("svc3")(StatusEvaluated("svc3", {"avail": "down"}))
+    assert bench.next_report() == ("hb-svc3", Avail.DOWN)
+    assert list(bench.statuses.fresh()) == ["svc3"]
+
+
+def test_the_thread_wakes_by_itself_when_an_evaluation_is_due():
+    """With a real clock a service is evaluated again and again, without being asked."""
+    count = threading.Semaphore(0)
+
+    def ask(svcname, callback, limit_s):
+        count.release()
+        callback(StatusEvaluated(svcname, {"avail": "up"}))
+
+    statuses = Statuses(ask, lambda *_: None, logging.getLogger("test.statuses"), interval_s=0.05)
+    statuses.start()
+    try:
+        began = time.monotonic()
+        statuses.set_services(services("svc1"))
+        for _ in range(5):
+            assert count.acquire(timeout=DEADLINE_S)
+        assert time.monotonic() - began >= 0.15
+    finally:
+        statuses.close()
