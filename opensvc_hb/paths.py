@@ -59,7 +59,7 @@ class Root:
 def root(environment: Optional[Mapping[str, str]] = None) -> Root:
     """Return the root that the environment names (default: the process's own)."""
     variables = os.environ if environment is None else environment
-    return Root(Path(variables.get("OSVC_ROOT") or "/"))
+    return Root(Path(variables.get("OSVC_ROOT") or "/").absolute())
 
 
 def node_name(environment: Optional[Mapping[str, str]] = None) -> str:
