@@ -137,6 +137,7 @@ def adopt(turn: Turn, instance: Instance, avail: Avail) -> None:
         replace(
             instance,
             verified=True,
+            doubtful=avail is Avail.UNKNOWN and target is State.FROZEN_STOP,
             state=target,
             state_sequence=instance.state_sequence + (target is not before),
             resources=avail,

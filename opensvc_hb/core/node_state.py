@@ -90,6 +90,8 @@ class Instance:
         freeze_next: the freeze that the end of what is under way brings.
         yielding: a start under way was cancelled because the other side goes first.
         contested: another node ran it too, or was unheard: announce addresses once settled.
+        doubtful: FROZEN_STOP by its record, but the agent could not tell whether it runs here:
+            announced as UNKNOWN, which permits nothing.
         handing_until: switched away by an operator: the peer goes first until then; None if not.
         held_by: id of the rule last found to hold it; kept so that the journal tells changes only.
         detail: what the last action said, for people.
@@ -110,6 +112,7 @@ class Instance:
     waiting: Tuple[Waiting, ...] = ()
     yielding: bool = False
     contested: bool = False
+    doubtful: bool = False
     handing_until: Optional[float] = None
     held_by: str = ""
     detail: str = ""

@@ -104,8 +104,13 @@ def _stop(turn: Turn, instance: Instance, event: CommandGiven) -> None:
 
 
 def _freeze_stop(turn: Turn, instance: Instance, event: CommandGiven) -> None:
-    idle = (State.STOPPED, State.START_READY, State.START_FAILED, State.STOP_FAILED, State.FORCE_STOP)
-    if instance.state in idle and instance.action is None:
+    failed = instance.state in (State.START_FAILED, State.STOP_FAILED, State.FORCE_STOP)
+    if failed and not event.force and instance.action is None:
+        # FROZEN_STOP lets the peer start: the resources must be down, whoever says so.
+        instance = _wait(turn, replace(instance, freeze_next=_freeze(event)), event)
+        turn.run(instance, ActionVerb.VERIFY, Purpose.FORCE_STOP, State.FROZEN_STOP, VERIFY_LIMIT_S)
+        return
+    if (failed or instance.state in (State.STOPPED, State.START_READY)) and instance.action is None:
         instance = replace(_wait(turn, instance, event), freeze=_freeze(event))
         change_state(turn, instance, State.FROZEN_STOP, _words(event), kind="operator")
         return

@@ -44,7 +44,7 @@ def action_finished(turn: Turn, event: ActionFinished) -> None:
     elif action.purpose is Purpose.ADOPT:
         adopt(turn, instance, event.avail)
     elif action.purpose is Purpose.FORCE_STOP:
-        _force_stop_verified(turn, instance, event.avail)
+        _declared_stopped(turn, instance, action, event.avail)
 
 
 def resources_reported(turn: Turn, event: ResourcesReported) -> None:
@@ -52,9 +52,22 @@ def resources_reported(turn: Turn, event: ResourcesReported) -> None:
     instance = turn.instances.get(event.service)
     if instance is not None and instance.verified and instance.action is None:
         before = instance.resources
+        if instance.doubtful:
+            instance = _doubt_ended(turn, instance, event.avail)
         instance = note_resources(turn, instance, event.avail)
         if before is not instance.resources and instance.state is State.STARTED:
             turn.journal(event.service, "resources", f"{before.value} -> {instance.resources.value}")
+
+
+def _doubt_ended(turn: Turn, instance: Instance, avail: Avail) -> Instance:
+    """The agent can tell at last whether a frozen service runs here."""
+    if avail is Avail.UNKNOWN:
+        return instance
+    instance = turn.put(replace(instance, doubtful=False))
+    turn.send()
+    if avail in (Avail.UP, Avail.MIXED):
+        return change_state(turn, instance, State.FROZEN_START, "it was found running here", kind="adopt")
+    return instance
 
 
 def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
@@ -117,13 +130,16 @@ def _because(event: ActionFinished) -> str:
     return f": {event.detail}" if event.detail else ""
 
 
-def _force_stop_verified(turn: Turn, instance: Instance, avail: Avail) -> None:
+def _declared_stopped(turn: Turn, instance: Instance, action: RunningAction, avail: Avail) -> None:
     """An operator says the service is stopped here: the resources agree, or it is refused."""
     waiting = instance.waiting
     if avail in (Avail.DOWN, Avail.NOT_EVALUATED):
-        change_state(turn, instance, State.STOPPED, "force-stop: the resources are down", kind="operator")
+        instance = replace(instance, freeze=instance.freeze_next)
+        change_state(
+            turn, instance, action.then, "an operator says so, the resources are down", kind="operator"
+        )
         return
-    turn.put(replace(instance, waiting=()))
+    turn.put(replace(instance, waiting=(), freeze_next=None))
     for waiter in waiting:
         turn.reply(
             waiter.command_id,

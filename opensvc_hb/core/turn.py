@@ -182,7 +182,7 @@ def table_of(state: NodeState) -> Table:
     return tuple(
         Entry(
             service=i.service,
-            state=i.state,
+            state=State.UNKNOWN if i.doubtful else i.state,
             state_sequence=i.state_sequence,
             epoch=i.epoch,
             highest_epoch=i.highest_epoch,
@@ -269,6 +269,7 @@ def change_state(
             freeze=instance.freeze if target in FROZEN else None,
             freeze_next=instance.freeze_next if target in _UNDER_WAY else None,
             held_by="",
+            doubtful=False,
         )
     )
     turn.journal(
