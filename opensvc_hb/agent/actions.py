@@ -105,6 +105,10 @@ def run_action(loader: Loader, service: Service, action: str, options: Options) 
     if objection:
         log.error(objection)
         return 1
+    absent = [rid for rid in options.rids if not any(_is_named(member, rid) for member in service.members)]
+    if absent:
+        log.error(f"no resource and no family {', '.join(absent)} in this service")
+        return 1
     try:
         with service_lock(loader.root, service.name, options.wait_lock_s):
             return _Action(loader, service, log, options).do(action)
@@ -220,9 +224,7 @@ class _Action:
             member
             for member in self.service.of_group(*groups)
             if not member.disable
-            and (
-                not rids or member.rid in rids or member.rid.partition("#")[0] in rids or member.group in rids
-            )
+            and (not rids or any(_is_named(member, rid) for rid in rids))
             and (action != "startstandby" or member.standby)
             and "noaction" not in member.tags
         ]
@@ -303,6 +305,8 @@ class _Action:
         """Tell whether a start has nothing to do, for the day it must be rolled back."""
         if member.group == "hb":
             return True
+        if member.resource.tells_activation:
+            return False
         up = member.resource.status() is Status.UP
         member.resource.messages.clear()
         return up
@@ -350,6 +354,11 @@ class _Action:
                 self.log.error(f"rollback of {member.rid} failed: it may be left up")
                 clean = False
         return clean
+
+
+def _is_named(member: Member, rid: str) -> bool:
+    """Tell whether an item of --rid means this resource: its name, or its family's."""
+    return rid in (member.rid, member.rid.partition("#")[0], member.group)
 
 
 def in_order(members: Sequence[Member], verb: str) -> List[Member]:

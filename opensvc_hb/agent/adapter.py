@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 from opensvc_hb.agent import started_mark
 from opensvc_hb.agent.actions import Options, run_action
-from opensvc_hb.agent.config import DEFAULT, Configuration, scopes_of
+from opensvc_hb.agent.config import scopes_of
 from opensvc_hb.agent.document import status_document
 from opensvc_hb.agent.evaluate import evaluate
 from opensvc_hb.agent.keywords import Keyword, boolean, node_list
@@ -22,6 +22,7 @@ from opensvc_hb.agent.names import list_services
 from opensvc_hb.agent.resource import Status
 from opensvc_hb.agent.sections import DEFAULT_KEYWORDS
 from opensvc_hb.errors import ConfigurationError, HbError
+from opensvc_hb.ini import DEFAULT, Configuration
 from opensvc_hb.paths import Root
 
 HEARTBEAT_TYPE = "openha"
@@ -83,7 +84,7 @@ class AgentAdapter:
             try:
                 declaration = self._declaration(svcname)
             except HbError as error:
-                errors.append(str(error))
+                errors.extend(str(error).splitlines())
                 continue
             if declaration is None:
                 continue
@@ -115,7 +116,7 @@ class AgentAdapter:
                 if not member.disable:
                     member.resource.announce()
         except HbError as error:
-            self._loader.log(svcname).error(str(error))
+            self._say(svcname, error)
             return 1
         return 0
 
@@ -136,7 +137,7 @@ class AgentAdapter:
             members = tuple(member for member in service.members if member.group not in ignored)
             status = evaluate(self._loader, replace(service, members=members), evaluate_apps)
         except HbError as error:
-            self._loader.log(svcname).error(str(error))
+            self._say(svcname, error)
             return "unknown"
         if status.unknown:
             return "unknown"
@@ -156,13 +157,19 @@ class AgentAdapter:
         Raises:
             HbError: there is no such service, or its file is refused.
         """
-        return status_document(evaluate(self._loader, self._loader.service(svcname)), time.time())
+        began_s = time.time()  # before the file is read: a change meanwhile makes the document old
+        return status_document(evaluate(self._loader, self._loader.service(svcname)), began_s)
+
+    def _say(self, svcname: str, error: HbError) -> None:
+        """Log why a service cannot be acted on, a line for each thing that is wrong."""
+        for line in str(error).splitlines():
+            self._loader.log(svcname).error(line)
 
     def _act(self, svcname: str, action: str) -> int:
         try:
             service = self._loader.service(svcname, cluster=True)
         except HbError as error:
-            self._loader.log(svcname).error(str(error))
+            self._say(svcname, error)
             return 1
         return run_action(self._loader, service, action, Options(cluster=True))
 

@@ -64,9 +64,11 @@ def run(
         try:
             process.communicate(timeout=LEFT_PIPE_S)
         except subprocess.TimeoutExpired:
+            # what it left behind keeps the pipes; the tool itself is dead, or cannot die
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
+            process.poll()
         raise TimedOutError(f"'{' '.join(argv)}' did not end within {timeout_s:g} s, killed") from None
     return CommandResult(
         argv=tuple(argv),

@@ -24,7 +24,8 @@ def status_document(status: ServiceStatus, wall_clock_s: float) -> Dict[str, Any
 
     Args:
         status: as evaluated.
-        wall_clock_s: when the status was evaluated, seconds since the epoch, for people.
+        wall_clock_s: when the evaluation began, seconds since the epoch, for people, and to
+            tell whether the service's file is newer.
     """
     document: Dict[str, Any] = {group: status.totals.groups[group].text for group in GROUPS}
     document.update(

@@ -133,6 +133,7 @@ def _in_process(member: Member, log: ServiceLog) -> ResourceStatus:
     """Ask a resource that only looks at small files or asks the daemon, each bounded."""
     if member.disable:
         return replace(_shown(member, Status.NA, ("disabled",)), disable=True)
+    member.resource.messages.clear()
     try:
         status = member.resource.status()
     except Exception as error:  # the driver boundary: any driver may break in any way

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from opensvc_hb.agent import command, daemon_link
-from opensvc_hb.agent.config import Configuration, ConfigurationErrors, Notice, read
 from opensvc_hb.agent.drivers import DriverFinder
 from opensvc_hb.agent.log import ERROR, INFO, WARNING, ServiceLog
 from opensvc_hb.agent.names import service_file
 from opensvc_hb.agent.node_config import NodeConfiguration, read_node_configuration
 from opensvc_hb.agent.resource import CommandResult, Resource, ResourceContext
 from opensvc_hb.agent.service import NotAllowedHereError, NotManagedHereError, Service, ServiceBuilder
-from opensvc_hb.errors import ConfigurationError
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors
+from opensvc_hb.ini import Configuration, Notice, read
 from opensvc_hb.paths import Root
 
 
@@ -68,7 +68,7 @@ class Loader:
         """Read a service's file.
 
         Raises:
-            NoSuchServiceError, ConfigurationError.
+            NoSuchServiceError, ConfigurationError, ConfigurationErrors.
         """
         return read(service_file(self.root, svcname))
 
@@ -80,7 +80,8 @@ class Loader:
             cluster: what its resources are told of --cluster.
 
         Raises:
-            NoSuchServiceError, NotManagedHereError, NotAllowedHereError, ConfigurationError.
+            NoSuchServiceError, NotManagedHereError, NotAllowedHereError,
+            ConfigurationError, ConfigurationErrors.
         """
         path = service_file(self.root, svcname)
         resources: List[Resource] = []

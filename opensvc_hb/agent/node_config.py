@@ -41,8 +41,8 @@ def read_node_configuration(root: Root) -> NodeConfiguration:
     path = root.etc / "node.conf"
     if not path.exists():
         return NodeConfiguration()
-    from opensvc_hb.agent.config import read
     from opensvc_hb.agent.sections import ENVIRONMENTS
+    from opensvc_hb.ini import read
 
     file = read(path)
     values: Dict[str, str] = {}

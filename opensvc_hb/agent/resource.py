@@ -121,6 +121,8 @@ class Resource:
     sections: ClassVar[Tuple[str, ...]] = ()
     """Families of section names it serves: `("fs",)`, `("loop",)` for the old [loop#N] ..."""
     keywords: ClassVar[Tuple[Keyword, ...]] = ()
+    tells_activation: ClassVar[bool] = False
+    """True when `start` always sets `activated`: the agent then asks no status before it."""
 
     def __init__(self, rid: str, options: Mapping[str, Any], context: ResourceContext) -> None:
         self.rid = rid
@@ -132,8 +134,8 @@ class Resource:
         self.passive: bool = False
         """Set by an hb driver's `status`: the heartbeat says that no instance runs here."""
         self.activated: Optional[bool] = None
-        """Set by `start`: False when there was nothing to do, so that a rollback leaves the
-        resource alone. None: the agent compares with the status before."""
+        """Set by `start` (see `tells_activation`): False when there was nothing to do, so that
+        a rollback leaves the resource alone. None: it was activated unless it was up before."""
 
     @property
     def label(self) -> str:

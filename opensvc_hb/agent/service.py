@@ -12,15 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
-from opensvc_hb.agent.config import (
-    DEFAULT,
-    SCOPE_GROUPS,
-    Configuration,
-    ConfigurationErrors,
-    Entry,
-    Notice,
-    scopes_of,
-)
+from opensvc_hb.agent.config import SCOPE_GROUPS, scopes_of
 from opensvc_hb.agent.drivers import DriverFinder, Missing
 from opensvc_hb.agent.keywords import Keyword, boolean, node_list
 from opensvc_hb.agent.resource import Resource, ResourceContext
@@ -35,7 +27,8 @@ from opensvc_hb.agent.sections import (
     resource_id,
     subset_name,
 )
-from opensvc_hb.errors import ConfigurationError, HbError
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors, HbError
+from opensvc_hb.ini import DEFAULT, Configuration, Entry, Notice
 
 HEARTBEAT_GROUPS = ("hb", "stonith")
 """Groups that do not exist on a disaster recovery node (A.5)."""
@@ -266,6 +259,9 @@ class ServiceBuilder:
         common = tuple(keyword for keyword in RESOURCE_KEYWORDS if keyword.name not in own)
         type_keyword = () if "type" in own else (Keyword("type", "Chooses the driver.", scopable=True),)
         values = self._read_section(section, (*driver.keywords, *common, *type_keyword))
+        if "encap" in (values.get("tags") or ()):
+            line = self.file.section_lines.get(section, 0)
+            self._refuse(line, f"{section}.tags", "guests (encap) are not available")
         if len(self.errors) > errors_before:
             return None
         subset = str(values.get("subset") or "")

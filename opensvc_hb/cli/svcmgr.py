@@ -23,7 +23,7 @@ from opensvc_hb.cli.svcmgr_options import (
     seconds_of,
     usage,
 )
-from opensvc_hb.errors import ConfigurationError, ExitCode, HbError
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors, ExitCode, HbError
 
 EXIT_MAX = 255
 WITHOUT_SERVICE = ("print_status", "json_status", "status", "validate_config", "frozen")
@@ -106,13 +106,17 @@ class _Command:
         """Do it on one service; returns its exit code."""
         try:
             return self.handlers.get(self.line.action, self._act)(svcname)
-        except ConfigurationError as error:
-            sys.stderr.write("".join(f"{one}\n" for one in getattr(error, "errors", (error,))))
+        except (ConfigurationError, ConfigurationErrors) as error:
+            sys.stderr.write(f"{error}\n")
         except HbError as error:
             if str(error).startswith(f"{svcname}:"):
                 sys.stderr.write(f"{error}\n")
             else:
                 self.loader.log(svcname).error(str(error))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            sys.stderr.write(f"{svcname}: {self.line.action}: {error.filename}: {error.strerror}\n")
         return int(ExitCode.FAILED)
 
     def finish(self) -> int:

@@ -28,7 +28,7 @@ from opensvc_hb.cli.svcmgr_options import (
     read_command_line,
     seconds_of,
 )
-from opensvc_hb.errors import ConfigurationError, ExitCode, HbError
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors, ExitCode, HbError
 
 if TYPE_CHECKING:
     from opensvc_hb.agent.loader import Loader
@@ -55,8 +55,8 @@ Exit status: 0 whatever the statuses; 1 when a service could not be shown;
 2 for an error of usage.
 """
 
-SERVICE_LIMIT_S = 40.0
-"""How long a whole service may take: a little more than one resource may."""
+SERVICE_LIMIT_S = 65.0
+"""How long a whole service may take: its resources, then its launchers, have their own limits."""
 PARALLEL_MAX = 16
 MAX_AGE_S = 120.0
 WATCH_S = 2.0
@@ -76,6 +76,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return int(ExitCode.FAILED)
     except BrokenPipeError:
         sys.stderr.close()
+        return int(ExitCode.FAILED)
+    except OSError as error:
+        sys.stderr.write(f"svcmon: {error.filename}: {error.strerror}\n")
         return int(ExitCode.FAILED)
     except KeyboardInterrupt:
         return 130
@@ -217,9 +220,8 @@ class _Look:
 
     def _refused(self, name: str, error: HbError, loader: Loader) -> None:
         self.failed = True
-        if isinstance(error, ConfigurationError):
-            for one in getattr(error, "errors", (error,)):
-                sys.stderr.write(f"{one}\n")
+        if isinstance(error, (ConfigurationError, ConfigurationErrors)):
+            sys.stderr.write(f"{error}\n")
         else:
             loader.log(name).error(str(error))
 
@@ -254,19 +256,20 @@ def _evaluation(loader: Loader, service: Service) -> Callable[[], Any]:
     from opensvc_hb.agent.document import status_document
     from opensvc_hb.agent.evaluate import evaluate
 
-    return lambda: status_document(evaluate(loader, service), time.time())
+    began_s = time.time()
+    return lambda: status_document(evaluate(loader, service), began_s)
 
 
 def _status_max_age_s(root: paths.Root) -> float:
     """Return `status_max_age` of hb.conf; what is wrong with that file is the daemon's to say."""
-    from opensvc_hb.agent.config import read
+    from opensvc_hb.ini import read
 
     path = root.hb / "hb.conf"
     if not path.exists():
         return MAX_AGE_S
     try:
         return float(read(path).value("hb", "status_max_age") or MAX_AGE_S)
-    except (ValueError, ConfigurationError):
+    except (ValueError, ConfigurationErrors):
         return MAX_AGE_S
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensvc_hb.agent.config import ConfigurationErrors, parse
 from opensvc_hb.agent.drivers import DriverFinder
 from opensvc_hb.agent.resource import ActionError, ResourceContext
 from opensvc_hb.agent.service import ServiceBuilder
-from opensvc_hb.errors import ConfigurationError
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors
+from opensvc_hb.ini import parse
 
 LINES = st.one_of(
     st.text(max_size=30),

@@ -133,9 +133,10 @@ class Cluster(RuleBasedStateMachine):
     def slow_action(self, node, service, verb, s):
         self.do("action_s", (node, service, verb), s)
 
-    @rule(node=nodes, service=services, fails=st.booleans())
-    def failing_start(self, node, service, fails):
-        self.do("fail" if fails else "mend", (node, service, ActionVerb.START))
+    @rule(node=nodes, service=services, verb=st.sampled_from([ActionVerb.START, ActionVerb.STOP]))
+    def failing_action(self, node, service, verb):
+        key = (node, service, verb)
+        self.do("mend" if key in self.world.failing else "fail", key)
 
     @rule(node=nodes, service=services)
     def service_dies(self, node, service):
@@ -284,7 +285,7 @@ class Wild(Cluster):
         self.do("run", 3 * TIMEOUT_S + self.wait_s + 2.0)
         for service in SERVICES:
             states = {node: self.state(node, service) for node in NODES}
-            where = self.watch.instances(service)
+            where = [n for n in self.watch.instances(service) if states[n] is not State.STOP_FAILED]
             self.watch.must(len(where) <= 1, f"{service} is up on {where} after the faults: {states}")
             if all(state in (State.STOPPED, State.STARTED) for state in states.values()):
                 started = [node for node, state in states.items() if state is State.STARTED]
@@ -295,6 +296,7 @@ class Wild(Cluster):
         for service in SERVICES:
             for node in NODES:
                 if self.state(node, service) in (State.START_FAILED, State.STOP_FAILED):
+                    self.do("resources", node, service, Avail.DOWN)
                     self.do("command", node, service, Verb.FORCE_STOP)
                 self.do("command", node, service, Verb.UNFREEZE)
         self.do("run", TIMEOUT_S)

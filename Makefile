@@ -1,0 +1,86 @@
+# Every target with a "##" comment is shown by `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# the development environment is made with the newest interpreter; another: make venv PYTHON=...
+PYTHON = $(shell packaging/find-python newest)
+DEBIAN_PYTHON := /usr/bin/python3
+OLDEST_VERSION := 3.9
+
+QUICK_TESTS := tests/unit tests/property tests/golden
+PYTEST := $(BIN)/pytest --timeout 300
+PROSE := README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md docs conf.d debian packaging opensvc_hb drivers tests
+
+.PHONY: help setup venv demo lint test test-quick test-suite test-lab test-packaging test-newest test-debian \
+	test-oldest docs deb clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the Debian packages that building and testing need (as root; only what is missing)
+	@packaging/install-system-packages
+
+venv: setup $(BIN)/.tools ## make the development environment, .venv (PYTHON=... chooses another interpreter)
+
+$(BIN)/.tools: packaging/tools.txt setup.cfg pyproject.toml
+	@[ -x $(BIN)/python ] || { echo "making $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement packaging/tools.txt --editable '.[test]'
+	@touch $@
+
+demo: venv ## two nodes, one service, one node killed: watch the takeover (root: namespaces; else loopback)
+	@$(BIN)/python tests/lab/demo.py
+
+lint: venv ## ruff, mypy --strict, import contracts, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell $(PROSE)
+
+test: lint test-suite test-newest test-debian test-oldest test-packaging test-lab ## everything, as CI runs it
+
+test-quick: venv ## unit, property and golden tests but the slow ones: no root, under a minute
+	$(PYTEST) -n 2 -m 'not slow' $(QUICK_TESTS)
+
+test-suite: venv
+	@echo; echo "==== quick tests of the tree with $$($(BIN)/python --version) ($(VENV)) ===="
+	$(PYTEST) -n 2 $(QUICK_TESTS)
+
+test-newest: setup
+	@newest=$$(packaging/find-python newest); \
+	if [ "$$($$newest --version)" = "$$($(BIN)/python --version 2>/dev/null)" ]; then \
+		echo; echo "==== the newest Python here, $$($$newest --version), is that of $(VENV): tested there ===="; \
+	else packaging/test-on-python "$$newest" $(QUICK_TESTS); fi
+
+test-debian: setup
+	@if [ -x $(DEBIAN_PYTHON) ] && command -v dpkg-buildpackage >/dev/null; then \
+		packaging/test-on-debian $(QUICK_TESTS); \
+	else echo; echo "!!!! NOT TESTED: no Debian here, so not with Debian's Python and its packages !!!!"; \
+		[ "$$CI" != true ]; fi
+
+test-oldest: setup
+	@if oldest=$$(packaging/find-python $(OLDEST_VERSION)); then \
+		packaging/test-on-python "$$oldest" tests/unit; \
+	else echo; echo "!!!! NOT TESTED: there is no Python $(OLDEST_VERSION) here, the oldest supported !!!!"; fi
+
+test-packaging: venv ## build the wheel and the Debian package, look inside, run what they install
+	@echo; echo "==== packaging ===="
+	$(PYTEST) tests/packaging
+
+test-lab: venv ## two real nodes in namespaces of this machine (root)
+	@echo; echo "==== lab: real nodes in namespaces ===="
+	@if packaging/can-run-lab; then $(PYTEST) tests/lab; \
+	else echo "!!!! NOT TESTED: the lab, for the reason above !!!!"; [ "$$CI" != true ]; fi
+
+docs: venv ## draw docs/rules.md from the decision table
+	$(BIN)/python packaging/draw-rules > docs/rules.md
+
+deb: ## build the Debian package into build/
+	@packaging/build-deb
+
+clean: ## remove what was built, environments included
+	rm -rf build dist *.egg-info .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

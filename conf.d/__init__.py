@@ -1,0 +1,1 @@
+"""Shipped configuration: defaults, examples, systemd units, logrotate, completion. Data only."""

@@ -1,0 +1,69 @@
+"""A node that stood still for three timeouts comes back to a service that runs elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from lab_config import ProbeService
+
+pytestmark = pytest.mark.lab
+
+TIMEOUT_S = 2.0
+GAP_S = 1.0
+
+
+def test_a_paused_node_yields_when_it_wakes(lab):
+    """n1 is paused for three timeouts; n2 takes web over; n1 wakes, still running web, and yields.
+
+    Exactly one instance remains, n2's, and n1 is FROZEN_STOP with an alarm. How long both
+    ran after the waking is measured: without a lease or a fence it cannot be nothing.
+    """
+    lab.configure(TIMEOUT_S, [ProbeService("web")])
+    lab.start_daemons()
+    lab.hand_over("web")
+    n1, n2 = lab.nodes
+    n1.pause()
+    paused_at = time.monotonic()
+    lab.wait(lambda: [span.node for span in lab.living("web")] == ["n2"], TIMEOUT_S + 10, "web lives on n2")
+    lab.hold(lambda: True, max(0.0, paused_at + 3 * TIMEOUT_S - time.monotonic()), "three timeouts pass")
+    n1.resume()
+    lab.wait(lambda: n1.state("web") == "FROZEN_STOP", 20, "n1 yields and is frozen")
+    lab.hold(
+        lambda: [span.node for span in lab.living("web")] == ["n2"], 2 * TIMEOUT_S, "one instance, on n2"
+    )
+    assert n2.state("web") == "STARTED"
+    assert [span.node for span in lab.spans("web")] == ["n1", "n2"]
+    both_s = [overlap.seconds for overlap in lab.overlaps("web", pause_s=GAP_S)]
+    print(f"both ran for {sum(both_s):.2f} s after the waking")
+    assert sum(both_s) < 3.0
+    assert n1.status()["alarms"]
+
+
+def test_a_short_pause_moves_nothing(lab):
+    """A node that stands still for half a timeout keeps its service, and takes none over on waking."""
+    lab.configure(TIMEOUT_S, [ProbeService("one"), ProbeService("two")])
+    lab.start_daemons()
+    lab.hand_over("one", first="n1")
+    lab.hand_over("two", first="n2")
+    n1 = lab.node("n1")
+    n1.pause()
+    end = time.monotonic() + TIMEOUT_S / 2
+    lab.wait(lambda: time.monotonic() >= end, TIMEOUT_S, "half a timeout passes")
+    n1.resume()
+    lab.hold(lambda: len(lab.spans()) == 2, 2 * TIMEOUT_S, "nothing moves")
+    assert n1.states("two") == {"n1": "STOPPED", "n2": "STARTED"}
+
+
+def test_a_paused_observer_takes_nothing_over_on_waking(lab):
+    """n2 stands still for three timeouts and wakes to a queue of old beats: it lets web where it is."""
+    lab.configure(TIMEOUT_S, [ProbeService("web")])
+    lab.start_daemons()
+    lab.hand_over("web")
+    n2 = lab.node("n2")
+    n2.pause()
+    end = time.monotonic() + 3 * TIMEOUT_S
+    lab.wait(lambda: time.monotonic() >= end, 4 * TIMEOUT_S, "three timeouts pass")
+    n2.resume()
+    lab.hold(lambda: [span.node for span in lab.spans("web")] == ["n1"], 3 * TIMEOUT_S, "web stays on n1")
+    assert n2.states("web") == {"n1": "STARTED", "n2": "STOPPED"}
