@@ -149,7 +149,10 @@ class AgentAdapter:
         if avail in (Status.NA, Status.UNDEF):
             marked = svcname in self._started or started_mark.is_marked(self._root, svcname)
             return "up" if marked else "down"
-        return "mixed"
+        # A warning with nothing up beside it (a name that does not resolve, a check that
+        # fails) tells nothing: only what is up is an instance that lives.
+        up = any(r.status is Status.UP and r.group != "hb" for r in status.resources)
+        return "mixed" if up else "unknown"
 
     def status(self, svcname: str) -> Dict[str, Any]:
         """Return the document of `print status --format json`.

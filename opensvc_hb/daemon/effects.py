@@ -145,4 +145,3 @@ class Performer:
         rule = f" [{entry.rule}]" if entry.rule else ""
         reason = f": {entry.reason}" if entry.reason else ""
         log.log(level, "%s%s%s%s", subject, entry.text, rule, reason)
-

@@ -167,9 +167,7 @@ class Daemon:
             part.start()
         self._become_realtime()
         gc.freeze()
-        monitor = Monitor(
-            new_node(loaded.config), self._inbox, performer, clock, self._publish, self._feed
-        )
+        monitor = Monitor(new_node(loaded.config), self._inbox, performer, clock, self._publish, self._feed)
         reason = monitor.run()
         log.info("the daemon ends: %s", reason)
         self._notifier.stopping(reason)

@@ -48,7 +48,7 @@ def avail_of(document: Mapping[str, Any]) -> Avail:
     """Return what a status document says of the resources of the instance here.
 
     `stdby up` is down: only what is always on is up. `n/a` and `undef` say nothing, nor does a
-    document in which a resource could not tell (`unknown`).
+    document in which a resource could not tell (`unknown`), or a warning with nothing up beside it.
     Source: agents, aggregation of `avail` over the groups of resources.
     """
     words = {
@@ -60,7 +60,15 @@ def avail_of(document: Mapping[str, Any]) -> Avail:
     }
     if document.get("unknown"):
         return Avail.UNKNOWN
-    return words.get(str(document.get("avail")), Avail.UNKNOWN)
+    avail = words.get(str(document.get("avail")), Avail.UNKNOWN)
+    return avail if avail is not Avail.MIXED or _anything_up(document) else Avail.UNKNOWN
+
+
+def _anything_up(document: Mapping[str, Any]) -> bool:
+    return any(
+        resource.get("status") == "up" and not rid.startswith(("hb#", "sync#", "stonith#"))
+        for rid, resource in document.get("resources", {}).items()
+    )
 
 
 class StatusSchedule:

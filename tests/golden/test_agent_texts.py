@@ -10,7 +10,7 @@ import pytest
 from opensvc_hb.agent import render_later
 from opensvc_hb.agent.document import Row, line_document, row_of_document, status_document
 from opensvc_hb.agent.render import TABLE_WIDTHS, render_table, render_tree
-from tests.golden import tree_reader
+import tree_reader
 
 GOLDEN = Path(__file__).parent / "agent"
 

@@ -44,6 +44,12 @@ class Faults:
         end = time.monotonic() + self.chance.choice((0.0, 0.2, 1.0, TIMEOUT_S, 2 * TIMEOUT_S))
         self.lab.wait(lambda: time.monotonic() >= end, 3 * TIMEOUT_S, "time passes")
 
+    def start_daemon(self, node):
+        """Start a daemon. It refuses a disk without blocks, as a wrong configuration: give them back first."""
+        if "disk" in self.cut:
+            self.lab.heal_link(self.cut.pop("disk"), "disk")
+        node.start_daemon()
+
     def one(self):
         """Do one fault."""
         node = self.chance.choice(self.lab.nodes)
@@ -77,13 +83,13 @@ class Faults:
         self.pause_between()
         self.tell(f"power on {node.name}")
         self.lab.boot(node.name)
-        node.start_daemon()
+        self.start_daemon(node)
 
     def daemon_killed(self, node):
         """SIGKILL of the daemon, and a new one at once."""
         self.tell(f"kill -9 the daemon of {node.name}")
         node.stop_daemon(signal.SIGKILL)
-        node.start_daemon()
+        self.start_daemon(node)
 
     def daemon_restarted(self, node):
         """SIGTERM, some time, a new daemon."""
@@ -91,7 +97,7 @@ class Faults:
         node.stop_daemon(signal.SIGTERM)
         self.pause_between()
         self.tell(f"start the daemon of {node.name}")
-        node.start_daemon()
+        self.start_daemon(node)
 
     def switch(self, node):
         """Ask for a move; refusing is fine."""

@@ -25,6 +25,9 @@ SILENCE_MAX_S = 2.0
 DELAY_MAX_S = 0.9
 """Of beats on their way: with a beat a second, this network is never silent for the timeout of 5 s."""
 
+PAUSE_MAX_S = 0.9
+"""Of a node in the first profile: with all of the above still less than the timeout."""
+
 PROFILE = {
     "deadline": None,
     "stateful_step_count": 30,
@@ -209,6 +212,13 @@ class NeverSilent(Cluster):
     """The network loses but is never silent for the timeout: never two instances at once."""
 
     bounded = True
+
+    @rule(node=nodes, for_s=st.floats(0.01, PAUSE_MAX_S))
+    def pause_for_a_moment(self, node, for_s):
+        if self.is_running(node):
+            self.do("pause", node)
+            self.do("run", for_s)
+            self.do("resume", node)
 
     def teardown(self):
         if hasattr(self, "world"):

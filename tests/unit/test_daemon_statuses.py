@@ -106,7 +106,6 @@ def test_services_come_and_go():
         ("down", Avail.DOWN),
         ("stdby up", Avail.DOWN),
         ("stdby down", Avail.DOWN),
-        ("warn", Avail.MIXED),
         ("n/a", Avail.UNKNOWN),
         ("undef", Avail.UNKNOWN),
     ],
@@ -117,6 +116,14 @@ def test_a_document_says_whether_the_resources_are_up(word, avail):
     assert avail_of({"avail": word, "unknown": []}) is avail
     assert avail_of({"avail": word, "unknown": ["fs#1"]}) is Avail.UNKNOWN
     assert avail_of({}) is Avail.UNKNOWN
+
+
+def test_a_warning_is_mixed_only_where_something_is_up():
+    """A warning alone (a name that does not resolve) tells nothing of an instance."""
+    resources = {"ip#1": {"status": "warn"}, "fs#1": {"status": "up"}, "hb#0": {"status": "up"}}
+    assert avail_of({"avail": "warn", "resources": resources}) is Avail.MIXED
+    resources["fs#1"] = {"status": "down"}
+    assert avail_of({"avail": "warn", "resources": resources}) is Avail.UNKNOWN
 
 
 class Bench:
@@ -163,12 +170,12 @@ def test_an_evaluated_service_is_reported_and_served_with_its_age(bench):
     callback = bench.next_question("svc1")
     assert bench.statuses.fresh() == {}
     bench.now_s += 4.0
-    callback(StatusEvaluated("svc1", {"avail": "warn"}))
-    assert bench.next_report() == ("hb-svc1", Avail.MIXED)
+    callback(StatusEvaluated("svc1", {"avail": "down"}))
+    assert bench.next_report() == ("hb-svc1", Avail.DOWN)
     bench.now_s += 3.0
     fresh = bench.statuses.fresh(["svc1", "svc2"])
     assert {name: (status.document, status.age_s) for name, status in fresh.items()} == {
-        "svc1": ({"avail": "warn"}, 7.0)
+        "svc1": ({"avail": "down"}, 7.0)
     }
     assert bench.statuses.fresh(["svc2"]) == {}
 

@@ -205,7 +205,7 @@ class SimpleApp(Resource):
         """Open the output file; a full disk costs the output, never the start."""
         try:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
             return os.open(self.log_path, flags, 0o644), self.log_path
         except OSError as error:
             self.context.warning(f"the output of {self.label} is lost: {self.log_path}: {error.strerror}")
