@@ -170,6 +170,11 @@ def _start(turn: Turn, instance: Instance, event: CommandGiven) -> None:
 
 def _unfreeze(turn: Turn, instance: Instance, event: CommandGiven) -> None:
     target = {State.FROZEN_STOP: State.STOPPED, State.FROZEN_START: State.STARTED}.get(instance.state)
+    if instance.doubtful:  # STOPPED would let the peer start what may run here
+        change_state(turn, instance, State.UNKNOWN, _words(event), kind="operator")
+        why = "UNKNOWN until the agent can tell what runs here"
+        turn.reply(event.command_id, ExitCode.DONE, f"{event.service}: {why}")
+        return
     if target is None:
         _wrong_state(turn, instance, event)
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional
 
-from opensvc_hb.core.adoption import adopt
+from opensvc_hb.core.adoption import VERIFY_LIMIT_S, adopt
 from opensvc_hb.core.departure import stop_to_leave
 from opensvc_hb.core.events import ActionFinished, Outcome, ResourcesReported
 from opensvc_hb.core.handover import hand_over
@@ -52,22 +52,20 @@ def resources_reported(turn: Turn, event: ResourcesReported) -> None:
     instance = turn.instances.get(event.service)
     if instance is not None and instance.verified and instance.action is None:
         before = instance.resources
-        if instance.doubtful:
-            instance = _doubt_ended(turn, instance, event.avail)
+        if instance.doubtful or instance.state is State.UNKNOWN:
+            _look_again(turn, instance, event.avail)
+            return
         instance = note_resources(turn, instance, event.avail)
         if before is not instance.resources and instance.state is State.STARTED:
             turn.journal(event.service, "resources", f"{before.value} -> {instance.resources.value}")
 
 
-def _doubt_ended(turn: Turn, instance: Instance, avail: Avail) -> Instance:
-    """The agent can tell at last whether a frozen service runs here."""
+def _look_again(turn: Turn, instance: Instance, avail: Avail) -> None:
+    """Nobody could tell what runs here: take the answer, or ask once more."""
     if avail is Avail.UNKNOWN:
-        return instance
-    instance = turn.put(replace(instance, doubtful=False))
-    turn.send()
-    if avail in (Avail.UP, Avail.MIXED):
-        return change_state(turn, instance, State.FROZEN_START, "it was found running here", kind="adopt")
-    return instance
+        turn.run(instance, ActionVerb.VERIFY, Purpose.ADOPT, instance.state, VERIFY_LIMIT_S)
+    else:
+        adopt(turn, instance, avail)
 
 
 def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:

@@ -331,6 +331,6 @@ class Wild(Cluster):
 
 
 TestNeverSilent = NeverSilent.TestCase
-TestNeverSilent.settings = settings(max_examples=60, **PROFILE)
+TestNeverSilent.settings = settings(max_examples=150, **PROFILE)
 TestWild = Wild.TestCase
-TestWild.settings = settings(max_examples=60, **PROFILE)
+TestWild.settings = settings(max_examples=50, **PROFILE)

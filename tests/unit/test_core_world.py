@@ -70,6 +70,7 @@ def test_what_is_lost_does_not_arrive():
     """No delay means no copy."""
     world = two_nodes()
     world.on_deliver = lambda link_id, listener, beat: frozenset()
+    world.run(0.1)  # what was on its way arrives
     before = heard(world, "deb1")
     world.run(3.0)
     assert heard(world, "deb1") == before
