@@ -21,6 +21,8 @@ class Watch:
 
     Args:
         one_instance: whether two instances at once are a violation, too.
+
+    `failed` tells that something did not hold: the world stopped in the middle of a step.
     """
 
     def __init__(self, world, one_instance):
@@ -28,6 +30,7 @@ class Watch:
         self.one_instance = one_instance
         self._last = {}
         self._numbers = {}
+        self.failed = False
         self._operator = False
         world.on_step = self._look
 
@@ -57,6 +60,7 @@ class Watch:
     def must(self, holds, sentence):
         """Fail with the sentence and the end of the log."""
         if not holds:
+            self.failed = True
             lines = [f"{line.at:8.3f} {line.node} {line.text}" for line in self.world.log[-60:]]
             raise AssertionError("\n".join([f"{sentence} (at {self.world.now:.3f})", *lines]))
 
@@ -87,7 +91,7 @@ class Watch:
         self.must(instance.state is State.STARTING, f"{node} starts what it does not announce as STARTING")
         self.must(core.phase is Phase.RUNNING, f"{node} starts something while {core.phase.value}")
         before = last.instances[effect.service]
-        if not self._operator:
+        if not self._operator and not _asked_to_look(before):
             self.must(before.state not in FROZEN, f"{node} starts {effect.service}, which is frozen")
         seen = [peer.table[effect.service] for peer in core.peers.values() if effect.service in peer.table]
         highest = max([before.epoch, before.highest_epoch] + [max(e.epoch, e.highest_epoch) for e in seen])
@@ -100,8 +104,8 @@ class Watch:
             return
         if instance.state is before.state:
             return
-        if before.action is not None and before.action.purpose is Purpose.FORCE_STOP:
-            return  # what an operator asked for, once the agent has looked
+        if _asked_to_look(before):
+            return
         healing = instance.action is not None and instance.action.purpose in (Purpose.HEAL, Purpose.LEAVE)
         started = before.state is State.FROZEN_START and instance.state is State.STOPPING
         self.must(healing and started, f"{name} was {before.state.name} and is {instance.state.name}")
@@ -126,3 +130,8 @@ class Watch:
         number = (beat.incarnation, beat.sequence)
         self.must(number > self._numbers.get(node, (0, 0)), f"{node} sends {number} again")
         self._numbers[node] = number
+
+
+def _asked_to_look(instance):
+    """Tell whether an operator's verb waited for what the agent says of the resources."""
+    return instance.action is not None and instance.action.purpose is Purpose.FORCE_STOP

@@ -18,6 +18,9 @@ from opensvc_hb.core.rules import Order, Rule
 from opensvc_hb.core.states import ActionVerb, Avail, State
 from opensvc_hb.core.turn import Turn, change_state, resources_up
 
+HEALED = "healing of a double start"
+"""Who froze the side that yielded; an operator unfreezes it once the data were looked at."""
+
 CONTENDING = frozenset({State.STARTED, State.STARTING, State.FROZEN_START})
 """States that make a double start when both sides are in one of them."""
 
@@ -63,7 +66,7 @@ def after_yielding(turn: Turn, instance: Instance) -> Instance:
     if node is None or turn.config.policies.heal is HealPolicy.STOP:
         return change_state(turn, instance, State.STOPPED, "the double start is healed", kind="heal")
     reason = f"both nodes ran it; {node} has the higher claim and keeps it"
-    freeze = Freeze("healing of a double start", reason, "")
+    freeze = Freeze(HEALED, reason, "")
     return change_state(turn, replace(instance, freeze=freeze), State.FROZEN_STOP, reason, kind="heal")
 
 

@@ -89,6 +89,7 @@ class Instance:
         verified: the agent was asked since this daemon started; only then is it announced.
         freeze_next: the freeze that the end of what is under way brings.
         yielding: a start under way was cancelled because the other side goes first.
+        stop_next: an operator cancelled the start under way: what it began is stopped, then this.
         contested: another node ran it too, or was unheard: announce addresses once settled.
         doubtful: FROZEN_STOP by its record, but the agent could not tell whether it runs here:
             announced as UNKNOWN, which permits nothing.
@@ -111,6 +112,7 @@ class Instance:
     action: Optional[RunningAction] = None
     waiting: Tuple[Waiting, ...] = ()
     yielding: bool = False
+    stop_next: Optional[State] = None
     contested: bool = False
     doubtful: bool = False
     handing_until: Optional[float] = None

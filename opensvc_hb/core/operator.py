@@ -90,15 +90,16 @@ def _stop(turn: Turn, instance: Instance, event: CommandGiven) -> None:
     """`stop` and `freeze-stop` of a service that runs here."""
     service = turn.config.services[instance.service]
     frozen = event.verb is Verb.FREEZE_STOP
+    then = State.FROZEN_STOP if frozen else State.STOPPED
+    freeze = _freeze(event) if frozen else None
     if instance.state is State.STARTING and event.force and instance.action is not None:
         turn.effects.append(fx.CancelAction(instance.service, instance.action.action_id))
-        _wait(turn, instance, event)
+        _wait(turn, replace(instance, stop_next=then, freeze_next=freeze), event)
         return
     if instance.state not in (State.STARTED, State.UNKNOWN) or instance.action is not None:
         _wrong_state(turn, instance, event)
         return
-    then = State.FROZEN_STOP if frozen else State.STOPPED
-    instance = _wait(turn, replace(instance, freeze_next=_freeze(event) if frozen else None), event)
+    instance = _wait(turn, replace(instance, freeze_next=freeze), event)
     instance = change_state(turn, instance, State.STOPPING, _words(event), kind="operator")
     turn.run(instance, ActionVerb.STOP, Purpose.OPERATOR, then, service.stop_limit_s)
 

@@ -75,6 +75,14 @@ def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
         else:
             stop_to_heal(turn, instance, "the start was cancelled; what it began is stopped", "H1")
         return
+    if instance.stop_next is not None:
+        then, limit_s = instance.stop_next, turn.config.services[instance.service].stop_limit_s
+        reason = "an operator cancelled the start; what it began is stopped"
+        instance = change_state(
+            turn, replace(instance, stop_next=None), State.STOPPING, reason, kind="operator"
+        )
+        turn.run(instance, ActionVerb.STOP, Purpose.OPERATOR, then, limit_s)
+        return
     problem = _start_problem(event)
     if problem is not None:
         change_state(turn, instance, State.START_FAILED, problem, kind="alarm")

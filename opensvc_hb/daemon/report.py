@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from opensvc_hb.core.config import Link, TakeoverPolicy
+from opensvc_hb.core.healing import HEALED
 from opensvc_hb.core.messages import link_tag
 from opensvc_hb.core.negotiation import holding_rule
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer
@@ -215,6 +216,8 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
                 f" ({instance.detail})" if instance.detail and instance.state.name.endswith("FAILED") else ""
             )
             add(name, f"{instance.state.name}: {rule.sentence}{detail}")
+        if instance.freeze is not None and instance.freeze.who == HEALED:
+            add(name, "both nodes ran it, and this side yielded: look at its data, then unfreeze it here")
     if notices.store:
         add("", f"states cannot be stored, so no beat is sent: {notices.store}")
     for peer in state.peers.values():

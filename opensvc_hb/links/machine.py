@@ -148,7 +148,10 @@ class _Check:
                 link, "device", f"{link.device} is {facts.in_use_by}: a link needs a device of its own"
             )
         end_bytes = int(link.address) * BLOCK_BYTES + SLOT_BYTES
-        if end_bytes > facts.size_bytes:
+        if facts.size_bytes == 0:
+            # A disk that lost its array must not keep a node with live networks out of the cluster.
+            self._note(link, "device", f"{link.device} has no blocks now: the link is DOWN until it has")
+        elif end_bytes > facts.size_bytes:
             last = (facts.size_bytes - SLOT_BYTES) // BLOCK_BYTES
             room = f"offsets 0 to {last} fit" if last >= 0 else "not even one slot fits"
             self._error(

@@ -282,8 +282,9 @@ class World:
         elif isinstance(effect, fx.RunAction):
             self._run_action(node, effect)
         elif isinstance(effect, fx.CancelAction):
-            host.actions[effect.action_id] = action = host.actions[effect.action_id]
-            self._later(0.0, node, _finished(action, Outcome.TIMED_OUT, "cancelled"))
+            action = host.actions.get(effect.action_id)
+            if action is not None:  # else it has ended, and its end waits to be read
+                self._later(0.0, node, _finished(action, Outcome.TIMED_OUT, "cancelled"))
         elif isinstance(effect, fx.Persist):
             host.stored = effect.stored
         elif isinstance(effect, fx.Journal):

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import tree_reader
 
 from opensvc_hb.agent import render_later
 from opensvc_hb.agent.document import Row, line_document, row_of_document, status_document
 from opensvc_hb.agent.render import TABLE_WIDTHS, render_table, render_tree
-import tree_reader
 
 GOLDEN = Path(__file__).parent / "agent"
 

@@ -79,7 +79,7 @@ def main():
         return bytes(beat)
 
     makers = {
-        "garbage": lambda: chance.getrandbits(8 * 60).to_bytes(60, "big"),
+        "garbage": lambda: chance.randbytes(chance.randrange(1200)),
         "truncated": truncated,
         "flipped": flipped,
         "replayed": lambda: chance.choice(real),

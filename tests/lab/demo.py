@@ -7,6 +7,7 @@ says, in its own log, that it ran on the first node, then on the second, and nev
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -37,7 +38,9 @@ class Story:
 
     def say(self, text: str) -> None:
         """Print a paragraph."""
-        print(textwrap.fill(text, WIDTH), flush=True)
+        if text.startswith("\n"):
+            print()
+        print(textwrap.fill(text.strip(), WIDTH), flush=True)
 
     def event(self, text: str) -> None:
         """Print what happens, with its time."""
@@ -141,6 +144,10 @@ def tell(story: Story, lab: BaseLab, service: ProbeService) -> bool:
         second, f"svcmgr -s {SERVICE} print status", second.svcmgr("-s", SERVICE, "print", "status").out
     )
     story.show(second, "svcmon", second.svcmon().check().out)
+    story.say(
+        "\nThe service, avail, is up. What is not up is sync#i0, since no agent has copied the "
+        "service's file to the other node: this demo wrote it on both."
+    )
     return verdict(story, lab, killed_at)
 
 
@@ -176,9 +183,11 @@ def verdict(story: Story, lab: BaseLab, killed_at: float) -> bool:
 
 def main() -> int:
     """Run the demo in a directory of its own, and leave nothing behind."""
+    parser = argparse.ArgumentParser(description="Two nodes, one service, a power cut, a takeover.")
+    parser.add_argument("--loopback", action="store_true", help="plain processes, as without root")
+    real = os.geteuid() == 0 and not parser.parse_args().loopback
     workdir = Path(tempfile.mkdtemp(prefix="hb", dir="/var/tmp"))
     story = Story()
-    real = os.geteuid() == 0
     service = ProbeService(SERVICE)
     if real:
         service = ProbeService(
@@ -193,7 +202,7 @@ def main() -> int:
         )
     else:
         story.say(
-            "You are not root, so n1 and n2 are plain processes on the loopback interface. What differs: "
+            "Without root, n1 and n2 are plain processes on the loopback interface. What differs: "
             "no networks or mounts of their own, so the service has no address and no file system, the "
             "shared disk is a file, and the power cut is SIGKILL of each process. As root, the demo uses "
             "real nodes."

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 TIMEOUT_S = 4.0
 WAIT_FOR_PEER_S = 8.0
 LINKS = ("eth1", "eth2", "disk")
-FAULTS = int(os.environ.get("LAB_FAULTS", "25"))
+FAULTS = int(os.environ.get("LAB_FAULTS", "15"))
 
 
 class Faults:
@@ -45,7 +45,7 @@ class Faults:
         self.lab.wait(lambda: time.monotonic() >= end, 3 * TIMEOUT_S, "time passes")
 
     def start_daemon(self, node):
-        """Start a daemon. It refuses a disk without blocks, as a wrong configuration: give them back first."""
+        """Start a daemon. A disk without blocks is refused as a wrong configuration: mend it first."""
         if "disk" in self.cut:
             self.lab.heal_link(self.cut.pop("disk"), "disk")
         node.start_daemon()

@@ -182,9 +182,9 @@ class Cluster(RuleBasedStateMachine):
     @rule(node=nodes)
     def confirm_dead(self, node):
         other = NODES[1 - NODES.index(node)]
-        if self.world.hosts[node].core is None and not self.world.hosts[node].running:
-            if self.is_running(other):
-                self.do("confirm_dead", other, node)
+        host = self.world.hosts[node]
+        if host.core is None and not host.running and self.is_running(other):
+            self.do("confirm_dead", other, node)
 
 
 def perform(world, network, what, how):
@@ -221,7 +221,7 @@ class NeverSilent(Cluster):
             self.do("resume", node)
 
     def teardown(self):
-        if hasattr(self, "world"):
+        if hasattr(self, "world") and not self.watch.failed:
             assert self.world.overlaps == []
 
 
@@ -276,7 +276,7 @@ class Wild(Cluster):
             self.do("lose_store", node)
 
     def teardown(self):
-        if not hasattr(self, "world"):
+        if not hasattr(self, "world") or self.watch.failed:
             return
         self.faults_stop()
         self.operators_clear_up()

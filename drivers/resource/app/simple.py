@@ -31,6 +31,9 @@ from opensvc_hb.agent.resource import (
     integer,
 )
 
+LOG_ROOM_BYTES = 65536
+"""Free space below which a script's output is thrown away rather than written."""
+
 CHECK_TIMEOUT_S = 30.0
 """How long a check may take when the section has no `timeout`: a status has a bounded time."""
 TERM_GRACE_S = 5.0
@@ -202,9 +205,16 @@ class SimpleApp(Resource):
         self.context.info(line)
 
     def _open_log(self) -> Tuple[int, Path]:
-        """Open the output file; a full disk costs the output, never the start."""
+        """Open the output file; a full disk costs the output, never the start.
+
+        A script that cannot write to its output fails, so one is not given a file that
+        has no room: an open succeeds on a full disk, the first write does not.
+        """
         try:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            room = os.statvfs(self.log_path.parent)
+            if room.f_bfree * room.f_frsize < LOG_ROOM_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
             return os.open(self.log_path, flags, 0o644), self.log_path
         except OSError as error:
