@@ -213,13 +213,14 @@ class SimpleApp(Resource):
         try:
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
             room = os.statvfs(self.log_path.parent)
-            if room.f_bfree * room.f_frsize < LOG_ROOM_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
-            return os.open(self.log_path, flags, 0o644), self.log_path
+            if room.f_bfree * room.f_frsize >= LOG_ROOM_BYTES:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+                return os.open(self.log_path, flags, 0o644), self.log_path
+            why = os.strerror(errno.ENOSPC)
         except OSError as error:
-            self.context.warning(f"the output of {self.label} is lost: {self.log_path}: {error.strerror}")
-            return os.open(os.devnull, os.O_WRONLY), Path(os.devnull)
+            why = error.strerror or str(error)
+        self.context.warning(f"the output of {self.label} is lost: {self.log_path}: {why}")
+        return os.open(os.devnull, os.O_WRONLY), Path(os.devnull)
 
     def _call(self, verb: str, output: int, limit_s: Optional[float]) -> int:
         """Run the script and return its exit status (negative: killed by that signal).
