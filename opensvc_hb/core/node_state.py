@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import FrozenSet, Mapping, Optional, Tuple
 
 from opensvc_hb.core.config import Config
-from opensvc_hb.core.events import StopKind
+from opensvc_hb.core.events import CommandGiven, StopKind
 from opensvc_hb.core.messages import Entry
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
 
@@ -253,6 +253,7 @@ class NodeState:
         unconfirmed_from: our states are marked unconfirmed until a beat from this sequence
             on is acknowledged; None when confirmed.
         stop_asked: a stop was asked for while the agent was still being asked what runs here.
+        held: commands on services that the agent is still being asked about.
         farewell: the sequence whose acknowledgement lets the daemon exit.
         phase_until: when the present phase ends by itself, at the latest.
     """
@@ -273,6 +274,7 @@ class NodeState:
     stalled_s: float = 0.0
     stalled_at: Optional[float] = None
     stop_asked: Optional[StopKind] = None
+    held: Tuple[CommandGiven, ...] = ()
     farewell: Optional[int] = None
     farewell_command: Optional[int] = None
 

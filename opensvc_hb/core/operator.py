@@ -38,9 +38,6 @@ def command(turn: Turn, event: CommandGiven) -> None:
         return
     who = event.who or "operator"
     turn.journal(event.service, "operator", f"{event.verb.value} by {who}", event.reason)
-    if not instance.verified:
-        _refuse(turn, event, ExitCode.TIMED_OUT, "the daemon is still asking the agent what runs here")
-        return
     if turn.going:
         _refuse(turn, event, ExitCode.REFUSED, "this daemon is stopping")
         return

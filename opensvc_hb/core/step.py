@@ -51,6 +51,7 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
             membership.woke(turn, now - state.last_at)
     for event in events:
         _route(turn, event)
+    _release(turn)
     for node in list(turn.peers):
         membership.judge(turn, node)
     turn.dirty.update(n for n, i in turn.instances.items() if i.handing_until is not None)
@@ -104,7 +105,7 @@ def _route(turn: Turn, event: Event) -> None:
     elif isinstance(event, ResourcesReported):
         outcome.resources_reported(turn, event)
     elif isinstance(event, CommandGiven):
-        operator.command(turn, event)
+        turn.update(held=(*turn.state.held, event))  # `_release` follows in this very turn
     elif isinstance(event, PeerConfirmedDead):
         operator.confirm_dead(turn, event)
     elif isinstance(event, ConfigurationChanged):
@@ -117,6 +118,15 @@ def _route(turn: Turn, event: Event) -> None:
         membership.woke(turn, event.seconds)
     else:
         _assert_never(event)
+
+
+def _release(turn: Turn) -> None:
+    """Take in the commands given, but for those on a service that is not verified yet."""
+    for event in turn.state.held:
+        instance = turn.instances.get(event.service)
+        if turn.state.phase not in SILENT_PHASES and (instance is None or instance.verified):
+            turn.update(held=tuple(e for e in turn.state.held if e is not event))
+            operator.command(turn, event)
 
 
 def _assert_never(event: object) -> None:

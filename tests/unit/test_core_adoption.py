@@ -25,6 +25,7 @@ from opensvc_hb.core.events import (
 from opensvc_hb.core.node_state import Freeze, Phase, new_node
 from opensvc_hb.core.states import FROZEN, PERMISSIVE, ActionVerb, Avail, State, Verb
 from opensvc_hb.core.step import step
+from opensvc_hb.errors import ExitCode
 
 ALIVE_BEFORE = (State.STARTED, State.STARTING, State.STOPPING)
 
@@ -209,8 +210,19 @@ def test_nothing_is_started_before_the_agent_was_asked():
     state, effects = step(state, Ticked(), NOW + 100.0)
     assert only(effects, fx.RunAction) == []
     _, effects = step(state, CommandGiven(99, "svc1", Verb.START), NOW + 100.0)
-    assert reply_code(effects) is not None
+    assert reply_code(effects) is None
     assert only(effects, fx.RunAction) == []
+
+
+def test_a_command_given_while_the_agent_was_asked_is_answered_then():
+    """A script that unfreezes right after the daemon's start need not try again."""
+    state, verifying = begin(stored(State.FROZEN_STOP))
+    state, effects = step(state, CommandGiven(99, "svc1", Verb.UNFREEZE), NOW + 0.05)
+    assert reply_code(effects) is None
+    state, effects = answer(state, verifying, Avail.DOWN)
+    assert reply_code(effects) is ExitCode.DONE
+    assert state.instances["svc1"].state is State.STOPPED
+    assert state.held == ()
 
 
 # -- configuration changes -------------------------------------------------------------------

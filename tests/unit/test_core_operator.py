@@ -487,10 +487,11 @@ def test_an_unknown_service_is_said_with_those_there_are():
     )
 
 
-def test_a_service_that_is_being_verified_takes_no_command():
+def test_a_command_waits_until_the_service_is_verified():
     """Until the agent was asked, no state is known that a verb could act on."""
-    _, effects = command(node(State.STOPPED, verified=False), Verb.START)
-    assert reply_code(effects) is ExitCode.TIMED_OUT
+    state, effects = command(node(State.STOPPED, verified=False), Verb.START)
+    assert reply_code(effects) is None
+    assert [event.verb for event in state.held] == [Verb.START]
 
 
 @pytest.mark.parametrize("phase", [Phase.RESTARTING, Phase.LEAVING, Phase.LEFT])
