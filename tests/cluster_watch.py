@@ -79,19 +79,22 @@ class Watch:
         host = self.world.hosts[node]
         life, last = self._last.get(node, (0, None))
         core, last = host.core, last if life == host.life else None
+        # A command given while the agent is being asked is taken in by a later step.
+        told = {e.service for e in effects if isinstance(e, fx.Journal) and e.kind == "operator"}
         for effect in effects:
             if isinstance(effect, fx.RunAction) and effect.verb is ActionVerb.START:
-                self._start(node, core, last, effect)
+                self._start(node, core, last, effect, effect.service in told)
         for name, instance in core.instances.items():
-            self._frozen(core, last, name, instance)
+            if name not in told:
+                self._frozen(core, last, name, instance)
         self._last[node] = (host.life, core)
 
-    def _start(self, node, core, last, effect):
+    def _start(self, node, core, last, effect, told):
         instance = core.instances[effect.service]
         self.must(instance.state is State.STARTING, f"{node} starts what it does not announce as STARTING")
         self.must(core.phase is Phase.RUNNING, f"{node} starts something while {core.phase.value}")
         before = last.instances[effect.service]
-        if not self._operator and not _asked_to_look(before):
+        if not self._operator and not told and not _asked_to_look(before):
             self.must(before.state not in FROZEN, f"{node} starts {effect.service}, which is frozen")
         seen = [peer.table[effect.service] for peer in core.peers.values() if effect.service in peer.table]
         highest = max([before.epoch, before.highest_epoch] + [max(e.epoch, e.highest_epoch) for e in seen])

@@ -25,12 +25,14 @@ stands at the end. `perform` gives the whole file back with the answers of today
     lose-store NODE
     stored SVC STATE on NODE     what the store holds, while the daemon does not run
     configure NODE services=svc1,svc2@NODE
-                                 a service with a node is that node's alone
+                                 a service with a node is that node's alone; svc1@deb2+deb1 lists
+                                 the nodes in this order
     run 20s
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 
@@ -213,8 +215,11 @@ class Play:
         made = {}
         for word in services.partition("=")[2].split(","):
             name, _, alone = word.partition("@")
-            made[name] = Service(name, name, (alone,) if alone else config.nodes)
-        self.world.reconfigure(node, replace(config, services=made, digest=services.encode()[:8]))
+            made[name] = Service(name, name, tuple(alone.split("+")) if alone else config.nodes)
+        self.world.reconfigure(
+            node,
+            replace(config, services=made, digest=hashlib.blake2b(services.encode(), digest_size=8).digest()),
+        )
 
     def _do_run(self, seconds):
         self.world.run(float(seconds.rstrip("s")))

@@ -87,6 +87,7 @@ class AgentAdapter:
                 errors.extend(str(error).splitlines())
                 continue
             if declaration is None:
+                errors.extend(self._strange_heartbeat(svcname))
                 continue
             if declaration.name in found:
                 other = found[declaration.name].svcname
@@ -175,6 +176,14 @@ class AgentAdapter:
             self._say(svcname, error)
             return 1
         return run_action(self._loader, service, action, Options(cluster=True))
+
+    def _strange_heartbeat(self, svcname: str) -> List[str]:
+        """Return what is wrong with a file of this node's with an hb section that drives nothing."""
+        file = self._loader.file(svcname)
+        ours = self._node in node_list(file.value(DEFAULT, "nodes") or "")
+        if not ours or not any(section.partition("#")[0] == "hb" for section in file.sections):
+            return []
+        return [str(error) for error in self._loader.validate(svcname)[0]]
 
     def _declaration(self, svcname: str) -> Optional[Declaration]:
         """Read only what the heartbeat needs; None when the service is not this node's."""

@@ -49,5 +49,7 @@ def check_files(place: Root, node: str, with_machine: bool) -> Findings:
                 "(split brain); keep the links on separate paths, or set takeover = ask"
             )
     links = len(files.links) if files else 0
-    summary = f"{node}: {links} links and {len(declared.services)} services with a heartbeat are in order"
+    count = len(declared.services)
+    services_text = "1 service" if count == 1 else f"{count} services"
+    summary = f"{node}: {links} links and {services_text} with a heartbeat are in order"
     return Findings(tuple(errors), tuple(notes), summary)

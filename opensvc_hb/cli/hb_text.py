@@ -35,7 +35,10 @@ def status_text(document: Mapping[str, Any], colours: bool = False) -> str:
     for name, peer in document["peers"].items():
         lines += _wrapped("", 7, _peer_words(name, peer))
     lines += ["", "links"]
-    lines += [_link_line(link, colours) for link in document["links"]]
+    for link in document["links"]:
+        lines.append(_link_line(link, colours))
+        if link["role"] == "listener" and link["status"] != "UP" and link["rejected"]:
+            lines += _wrapped("        ", 8, f"beats arrive and are rejected: {_rejected(link)}")
     lines += ["", *_services(document, colours)]
     for note in document["notes"]:
         lines += ["", *_wrapped("note  ", 6, note)]
@@ -79,7 +82,7 @@ def _node_line(document: Mapping[str, Any]) -> str:
 def _peer_words(name: str, peer: Mapping[str, Any]) -> str:
     words = f"{name}  {peer['liveness']}, last beat {duration_text(peer['last_beat_age_s'])}"
     words += " ago" if peer["last_beat_age_s"] is not None else ""
-    if peer["restarting_for_s"] is not None:
+    if peer["restarting_for_s"]:  # a promise that has run out is none
         words += f", promised to be back within {duration_text(peer['restarting_for_s'])}"
     if peer["waiting_for_s"] is not None:
         words += f", waiting for it for another {duration_text(peer['waiting_for_s'])}"
@@ -97,6 +100,10 @@ def _link_line(link: Mapping[str, Any], colours: bool) -> str:
     if link["not_heard_by"]:
         line += f"  not heard by {', '.join(link['not_heard_by'])}"
     return line.rstrip()
+
+
+def _rejected(link: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count} ({reason})" for reason, count in sorted(link["rejected"].items()))
 
 
 def _services(document: Mapping[str, Any], colours: bool) -> List[str]:
@@ -146,7 +153,8 @@ def links_text(links: Sequence[Mapping[str, Any]], colours: bool = False) -> str
     for link in links:
         lines.append(_link_line(link, colours))
         parts = [f"sent {link['sent']}" if link["role"] == "sender" else f"received {link['received']}"]
-        parts += [f"rejected {count} ({reason})" for reason, count in sorted(link["rejected"].items())]
+        if link["rejected"]:
+            parts.append(f"rejected {_rejected(link)}")
         if link["errors"]:
             parts.append(f"errors {link['errors']}, last: {link['last_error']}")
         if link["note"]:

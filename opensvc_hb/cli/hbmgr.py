@@ -44,8 +44,22 @@ class WrongInvocation(HbError):
     exit_code = ExitCode.USAGE
 
 
+class NodeLags(HbError):
+    """A node does not use the key file of the last step yet."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class NoEntry(HbError):
+    """The journal says nothing of a service; a misspelt name, most often."""
+
+    exit_code = ExitCode.NOT_RUNNING
+
+
 def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     """Run the command line and exit."""
+    if sys.stdout is None:  # started with it closed: what would be printed goes nowhere
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # the process's own, open until it ends
     try:
         code = run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -54,6 +68,10 @@ def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = ExitCode.FAILED
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at exit either
+        print(f"hbmgr: output cannot be written: {error.strerror}", file=sys.stderr)
         code = ExitCode.FAILED
     except KeyboardInterrupt:
         code = ExitCode.FAILED
@@ -89,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("links", _links, "show one line per line of the monitor file, with counters")
     events = add("events", _events, "show the journal: what was decided, by which rule, and why")
     events.add_argument("service", nargs="?", metavar="SVC", help="only this service")
-    events.add_argument("--last", type=int, metavar="N", default=50, help="so many entries (50; 0: all)")
+    events.add_argument("--last", type=_count, metavar="N", default=50, help="so many entries (50; 0: all)")
     for name, text in VERBS.items():
         verb = add(name, _verb, text)
         verb.add_argument("services", nargs="?", metavar="SVC[,SVC...]", help="service names or hb names")
@@ -108,7 +126,18 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("file", type=Path, metavar="FILE")
     keygen = add("keygen", _keygen, "make the cluster's key, or take the next step of its rotation")
     keygen.add_argument("--rotate", action="store_true", help="add a new key, then use it, then drop the old")
+    keygen.add_argument("--force", action="store_true", help="rotate although a node may have missed a step")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+_count.__name__ = "count"  # argparse says: invalid count value
 
 
 # -- talking to the daemon ------------------------------------------------------------------
@@ -184,7 +213,7 @@ def _links(options: argparse.Namespace, place: Root) -> ExitCode:
 
 
 def _colours() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _events(options: argparse.Namespace, place: Root) -> ExitCode:
@@ -195,6 +224,8 @@ def _events(options: argparse.Namespace, place: Root) -> ExitCode:
     entries = read_entries(place.log / "hb.journal", None, None)
     if names is not None:
         entries = [entry for entry in entries if entry.service in names]
+        if not entries:
+            raise NoEntry(f"{options.service}: no entry for such a service in {place.log / 'hb.journal'}")
     if options.last > 0:
         entries = entries[-options.last :]
     if options.format == "json":
@@ -217,7 +248,9 @@ def _hb_names(service: str, place: Root) -> List[str]:
 def _verb(options: argparse.Namespace, place: Root) -> ExitCode:
     if options.all == bool(options.services):
         raise WrongInvocation(f"{options.command}: name SVC[,SVC...], or --all")
-    services = None if options.all else [s for s in options.services.split(",") if s]
+    services = None if options.all else list(dict.fromkeys(s for s in options.services.split(",") if s))
+    if services is not None and not services:
+        raise WrongInvocation(f"{options.command}: '{options.services}' names no service")
     message = {
         "request": "command",
         "verb": options.command,
@@ -283,18 +316,54 @@ def _keygen(options: argparse.Namespace, place: Root) -> ExitCode:
 
     path = place.hb / "key"
     if options.rotate:
-        ring = keys.rotate(keys.read(path))
+        before = keys.read(path)
+        if not options.force:
+            _no_node_lags(place, path, before)
+        ring = keys.rotate(before)
         keys.write(path, ring, replace=True)
-        text = f"{path}: {ring.rotation.value}: copy it to every node, then run there: hbmgr reload"
+        text = f"{path}: {ring.rotation.value}: copy it to every node, and run hbmgr reload on each"
+        if ring.rotation is not keys.Rotation.ONE_KEY:
+            text += "; after that, the next step: hbmgr keygen --rotate"
     else:
         ring = keys.generate()
         keys.write(path, ring)
         text = f"{path}: written, mode 0600: copy this one file to every node"
     if options.format == "json":
-        _print_json({"ok": True, "path": str(path), "key_ids": [key.id for key in ring.keys]})
+        _print_json({"ok": True, "path": str(path), "key_ids": list(ring.key_ids), "text": text})
     else:
         print(text)
     return ExitCode.DONE
+
+
+def _no_node_lags(place: Root, path: Path, ring: Any) -> None:
+    """Refuse a step of a rotation where a node is seen to have missed the one before.
+
+    Such a node is not understood any more, and taken for dead while it lives. Which keys it can
+    open is not seen, only which one it seals with.
+    """
+    from opensvc_hb.client import DaemonDown
+    from opensvc_hb.links.keyring import Rotation
+
+    try:
+        status = _question(place, {"request": "status"})["status"]
+    except DaemonDown:
+        return  # no beat depends on this file now
+    if status["key_ids"] != list(ring.key_ids):
+        raise NodeLags(f"the daemon of {status['node']} does not use {path} yet: hbmgr reload, then again")
+    for name, peer in status["peers"].items():
+        if peer["liveness"] != "alive":
+            raise NodeLags(
+                f"{name} is {peer['liveness']}: it would miss this step, and not be understood when it is "
+                "back: wait for it; or --force, and copy the key there before its daemon starts"
+            )
+    if ring.rotation is not Rotation.SWITCHED:
+        return
+    late = {link["node"] for link in status["links"] if link["key_id"] not in (None, ring.sealing.id)}
+    if late:
+        raise NodeLags(
+            f"{', '.join(sorted(late))} still seals with the old key: copy {path} there, hbmgr reload there, "
+            "then again; --force drops the old key all the same"
+        )
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ SERVICE_LIMIT_S = 65.0
 PARALLEL_MAX = 16
 MAX_AGE_S = 120.0
 WATCH_S = 2.0
+WATCH_MIN_S = 0.1
 
 Documents = Dict[str, Mapping[str, Any]]
 
@@ -97,7 +98,7 @@ def _main(line: CommandLine) -> int:
         raise UsageError(f"unexpected argument: {line.action}")
     if line.options.get("format", "json") != "json":
         raise UsageError(f"invalid format: '{line.options['format']}' (have json)")
-    pause_s = seconds_of(line.options.get("interval"), WATCH_S)
+    pause_s = max(WATCH_MIN_S, seconds_of(line.options.get("interval"), WATCH_S))
     look = _Look(paths.root(), paths.node_name(), line.items("service"), line.has("refresh"))
     if not line.has("watch"):
         return look.show(line.has("format"), line.has("verbose"))

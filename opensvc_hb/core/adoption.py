@@ -1,8 +1,8 @@
 """A daemon begins, or a service is new: what runs here, whatever was stored?
 
-The agent is asked about every service before the first beat. Boot is told from restart by
-the shell. A node never announces STOPPED or FROZEN_STOP while an instance may live here,
-since these are permission.
+The agent is asked about every service before a beat says where it stands; until then it is
+not in the table, which permits nothing. Boot is told from restart by the shell. A node never
+announces STOPPED or FROZEN_STOP while an instance may live here, since these are permission.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ _STAYS_DOWN = frozenset(
 
 
 def begin(turn: Turn, event: DaemonStarted) -> None:
-    """Start this daemon's life: a new incarnation, all instances to be verified first."""
+    """Start this daemon's life: a new incarnation, all instances to be verified first.
+
+    One that hangs, or waits for a start that an earlier daemon began, keeps this node from
+    deciding, never from beating: the promise of a restart is kept by then.
+    """
     state = NodeState(
         config=event.config,
         started_at=turn.now,
@@ -82,6 +86,10 @@ def begin(turn: Turn, event: DaemonStarted) -> None:
         f"daemon started, incarnation {state.incarnation}",
         "the node was booted" if event.booted else "the daemon was restarted, the node was not",
     )
+    if not event.config.services:
+        # The agent did not say which services there are: what they were must not be lost over that.
+        kept = {n: _after_boot(r) if event.booted else r for n, r in event.stored.instances.items()}
+        turn.update(kept=kept)
     for name in event.config.services:
         add_service(turn, name, event.stored.instances.get(name), event.booted)
     turn.persist()
@@ -102,13 +110,22 @@ def _stored_peer(peer: Peer, stored: Stored, now: float) -> Peer:
     )
 
 
+def _after_boot(record: StoredInstance) -> StoredInstance:
+    """Return what a record means once the node was booted: nothing that ran then runs now."""
+    state = State.FROZEN_STOP if record.state in FROZEN else State.STOPPED
+    return replace(record, state=state, state_sequence=record.state_sequence + (state is not record.state))
+
+
 def add_service(turn: Turn, name: str, record: Optional[StoredInstance], booted: bool) -> None:
     """Take a service into our care; it is announced only when the agent was asked about it."""
     if record is None:
         record = StoredInstance(State.FROZEN_STOP, 0, 0, 0, "", "a new service is frozen", "")
-    before = record.state
     if booted:
-        before = State.FROZEN_STOP if before in FROZEN else State.STOPPED
+        record = _after_boot(record)
+    before = record.state
+    # A peer may have announced the service before this node knew it.
+    entries = [peer.table[name] for peer in turn.peers.values() if name in peer.table]
+    highest_epoch = max([record.highest_epoch, *(max(e.epoch, e.highest_epoch) for e in entries)])
     freeze = None
     if before in FROZEN:
         freeze = Freeze(record.frozen_by, record.frozen_reason, record.frozen_wall)
@@ -116,9 +133,9 @@ def add_service(turn: Turn, name: str, record: Optional[StoredInstance], booted:
         Instance(
             service=name,
             state=before,
-            state_sequence=record.state_sequence + (before is not record.state),
+            state_sequence=record.state_sequence,
             epoch=record.epoch,
-            highest_epoch=record.highest_epoch,
+            highest_epoch=highest_epoch,
             since=turn.now,
             verified=False,
             freeze=freeze,
@@ -157,10 +174,10 @@ def adopt(turn: Turn, instance: Instance, avail: Avail) -> None:
 
 
 def verified(turn: Turn) -> None:
-    """Begin to beat once no service is left to verify."""
+    """Begin to decide once no service is left to verify."""
     if turn.state.phase is Phase.VERIFYING and all(i.verified for i in turn.instances.values()):
         turn.update(phase=Phase.RUNNING)
-        turn.journal("", "node", "first beat", f"{len(turn.instances)} services verified")
+        turn.journal("", "node", "ready", f"{len(turn.instances)} services verified")
         turn.send()
         turn.all_dirty()
         if turn.state.stop_asked is not None:

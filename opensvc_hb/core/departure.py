@@ -97,8 +97,7 @@ def _end(turn: Turn, instance: Instance) -> None:
         turn.effects.append(fx.CancelAction(instance.service, action.action_id))
         turn.put(replace(instance, yielding=True))
         return
-    if action is not None and action.purpose is Purpose.ANNOUNCE:
-        instance = turn.put(replace(instance, action=None))
+    instance = turn.drop_announcement(instance)
     if instance.action is not None or instance.state not in (State.STARTED, State.FROZEN_START):
         return
     stop_to_leave(turn, instance, "this node leaves")

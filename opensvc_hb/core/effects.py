@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple, Union
+from typing import Optional, Tuple, Union
 
 from opensvc_hb.core.events import Stored
 from opensvc_hb.core.messages import Beat
@@ -35,13 +35,19 @@ class ArmTimer:
 
 @dataclass(frozen=True)
 class RunAction:
-    """Have the agent act on a service; `ActionFinished` with `action_id` must follow, always."""
+    """Have the agent act on a service; `ActionFinished` with `action_id` must follow, always.
+
+    Args:
+        begin_by: seconds of this node's clock after which it must not be begun any more, but be
+            answered as `NOT_BEGUN`; None for no such moment.
+    """
 
     service: str
     svcname: str
     action_id: int
     verb: ActionVerb
     limit_s: float
+    begin_by: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,11 @@ class CancelAction:
 
 @dataclass(frozen=True)
 class Persist:
-    """Store this before any later effect is performed; if it cannot be stored, send nothing."""
+    """Store this before any later effect is performed.
+
+    Until it can be stored nothing new is announced: the last beat whose states were stored is
+    `messages.repeated`, since silence would have the peers start what runs here.
+    """
 
     stored: Stored
 

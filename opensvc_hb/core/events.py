@@ -47,6 +47,8 @@ class Outcome(enum.Enum):
     FAILED = "failed"
     TIMED_OUT = "timed out"
     """Its time limit passed, or it was cancelled; its process group was killed."""
+    NOT_BEGUN = "not begun"
+    """What permitted it had run out: nothing was done."""
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,25 @@ CONTENDING = frozenset({State.STARTED, State.STARTING, State.FROZEN_START})
 """States that make a double start when both sides are in one of them."""
 
 
-def order(service: Service, node: str, own: Instance, peer: str, entry: Entry) -> Order:
+def goes_first(service: Service, node: str, peer: str, agreed: bool) -> bool:
+    """Tell whether `node` stands before `peer`, as both nodes compute it.
+
+    Both read the same list when their configurations are `agreed`. Else both may be first in
+    their own lists, or neither: then their names decide, which are the same on both.
+    """
+    if not agreed:
+        return node < peer
+    return service.nodes.index(node) < service.nodes.index(peer)
+
+
+def order(service: Service, node: str, own: Instance, peer: str, entry: Entry, agreed: bool = True) -> Order:
     """Tell which side of a double start this node is, against one peer's entry."""
     if own.state not in CONTENDING or entry.state not in CONTENDING:
         return Order.NONE
-    ours = (resources_up(own), own.epoch, -service.nodes.index(node))
-    theirs = (entry.resources_up, entry.epoch, -service.nodes.index(peer))
+    ours = (resources_up(own), own.epoch)
+    theirs = (entry.resources_up, entry.epoch)
+    if ours == theirs:
+        return Order.HIGHER if goes_first(service, node, peer, agreed) else Order.LOWER
     return Order.HIGHER if ours > theirs else Order.LOWER
 
 
@@ -43,10 +56,9 @@ def yield_here(turn: Turn, instance: Instance, rule: Rule) -> None:
             instance = turn.put(replace(instance, yielding=True))
             turn.journal(instance.service, "alarm", "start cancelled", rule.sentence, rule.id)
         return
-    if action is not None and action.verb is not ActionVerb.ANNOUNCE:
+    instance = turn.drop_announcement(instance)
+    if instance.action is not None:
         return  # a verify ends by itself; the next look finds the double start again
-    if action is not None:
-        instance = turn.put(replace(instance, action=None))
     stop_to_heal(turn, instance, rule.sentence, rule.id)
 
 

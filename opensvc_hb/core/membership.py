@@ -21,6 +21,9 @@ from opensvc_hb.core.turn import Turn, age_text, sent_at
 PERMISSION_SHARE = 0.6
 """A permission is void at this share of the timeout, counted from our own beat's sending."""
 
+REBIRTH_PAUSE_S = 10.0
+"""An incarnation is raised for a peer's sake no more often than this."""
+
 DRAIN_SHARE = 0.05
 DRAIN_MAX_S = 0.25
 """How long listeners have to say that they handed over all: a share of the timeout, at most so
@@ -62,6 +65,8 @@ def _first_beat(turn: Turn, peer: Peer, beat: Beat) -> Peer:
     turn.journal("", "peer", f"{peer.node} heard", f"incarnation {beat.incarnation}")
     return replace(
         peer,
+        # What was read of an earlier life says nothing of this one's sequences.
+        links={i: replace(link, sequence=0) for i, link in peer.links.items()},
         incarnation=beat.incarnation,
         heard=True,
         heard_from_at=turn.now,
@@ -122,6 +127,7 @@ def _take_in(turn: Turn, peer: Peer, beat: Beat) -> Peer:
                 "compare nodes, monitor and the services' files on both nodes",
             )
         peer = replace(peer, config_digest=beat.config_digest)
+        turn.all_dirty()  # who goes first may have changed
     return peer
 
 
@@ -173,13 +179,21 @@ def _note_last_word(turn: Turn, peer: Peer) -> Peer:
 def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
     state = turn.state
     if (hearing.incarnation, hearing.sequence) > (state.incarnation, state.sequence):
-        # It accepted beats of ours that we never sent: our own record of our lives was lost.
-        turn.update(incarnation=hearing.incarnation + 1, sequence=0, sent=())
+        # It accepted beats of ours that we never sent: our own record of our lives was lost. That
+        # happens once in a life; more often it is another machine that speaks in our name, and
+        # two that outdo each other must not flood the journals and the peer.
+        if state.reborn_at is not None and turn.now - state.reborn_at < REBIRTH_PAUSE_S:
+            return peer
+        why = "its store was lost"
+        if state.reborn_at is not None:
+            why = "another machine sends beats in its name"
+            turn.update(twin_at=turn.now)
+        turn.update(incarnation=hearing.incarnation + 1, sequence=0, sent=(), reborn_at=turn.now)
         turn.journal(
             "",
-            "node",
+            "node" if state.reborn_at is None else "alarm",
             f"incarnation {state.incarnation} -> {hearing.incarnation + 1}",
-            f"{peer.node} had accepted {hearing.incarnation} from this node: its store was lost",
+            f"{peer.node} had accepted {hearing.incarnation} from this node: {why}",
         )
         for instance in list(turn.instances.values()):
             if instance.offer is not None:

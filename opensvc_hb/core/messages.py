@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Tuple
 
-from opensvc_hb.core.states import State
+from opensvc_hb.core.states import PERMISSIVE, State
 
 DIGEST_BYTES = 8
 
@@ -97,6 +97,26 @@ class Beat:
             if hearing.node == node:
                 return hearing
         return None
+
+
+def repeated(announced: Beat, newest: Beat) -> Optional[Beat]:
+    """Return what may be said in place of `newest`, whose states could not be stored; None for nothing.
+
+    We live, and stand where we stood: silence would have the peers start what runs here. What was
+    announced last is said again with the newest sequence: no new state, no new acknowledgement.
+    A state that permits a peer to start and is not ours any more becomes UNKNOWN, which permits
+    nothing.
+    """
+    if newest.incarnation != announced.incarnation:
+        return None  # not stored either
+    states = {entry.service: entry.state for entry in newest.table or ()}
+    table = tuple(
+        replace(entry, state=State.UNKNOWN)
+        if entry.state in PERMISSIVE and states.get(entry.service) is not entry.state
+        else entry
+        for entry in announced.table or ()
+    )
+    return replace(announced, sequence=newest.sequence, table=table, table_digest=table_digest(table))
 
 
 def link_tag(link_id: str) -> int:

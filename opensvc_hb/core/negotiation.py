@@ -9,10 +9,10 @@ is no fixed sleep: nobody waits for longer than it takes to be heard.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List
+from typing import List, Optional
 
 from opensvc_hb.core.config import Service, TakeoverPolicy
-from opensvc_hb.core.healing import order, settle_contest, yield_here
+from opensvc_hb.core.healing import goes_first, order, settle_contest, yield_here
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Offer, Peer, Purpose
 from opensvc_hb.core.rules import Order, Rule, Situation, Verdict, decide, strictest
 from opensvc_hb.core.states import ActionVerb, Role, State
@@ -41,14 +41,17 @@ def situation(state: NodeState, instance: Instance, peer: Peer, now: float) -> S
     entry = peer.table.get(instance.service)
     announced = entry.state if entry is not None else State.UNKNOWN
     offer = instance.offer
-    role = Role.PRIMARY if _goes_first(service, config.node, peer.node) else Role.SECONDARY
+    agreed = not peer.config_digest or peer.config_digest == config.digest
+    role = Role.PRIMARY if goes_first(service, config.node, peer.node, agreed) else Role.SECONDARY
     return Situation(
         own=instance.state,
         role=role,
         liveness=peer.liveness,
         peer=announced,
         settled=offer is not None and offer_is_settled(offer, state.incarnation, peer, now),
-        order=Order.NONE if entry is None else order(service, config.node, instance, peer.node, entry),
+        order=(
+            Order.NONE if entry is None else order(service, config.node, instance, peer.node, entry, agreed)
+        ),
         maintenance=(
             instance.service in peer.maintenance
             and not peer.confirmed_dead
@@ -58,10 +61,6 @@ def situation(state: NodeState, instance: Instance, peer: Peer, now: float) -> S
         handing=instance.handing_until is not None and now < instance.handing_until,
         going=state.phase.value not in ("running", "verifying"),
     )
-
-
-def _goes_first(service: Service, node: str, peer: str) -> bool:
-    return service.nodes.index(node) < service.nodes.index(peer)
 
 
 def holding_rule(state: NodeState, instance: Instance, now: float) -> Rule:
@@ -147,4 +146,20 @@ def start(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
     epoch = max(instance.epoch, instance.highest_epoch) + 1
     instance = replace(instance, epoch=epoch, highest_epoch=epoch)
     instance = change_state(turn, instance, State.STARTING, reason, rule)
-    turn.run(instance, ActionVerb.START, Purpose.RULE, State.STARTED, service.start_limit_s)
+    by = _permitted_until(turn, service)
+    turn.run(instance, ActionVerb.START, Purpose.RULE, State.STARTED, service.start_limit_s, by)
+
+
+def _permitted_until(turn: Turn, service: Service) -> Optional[float]:
+    """Return when what the peers said stops to be leave to start; None when none was asked.
+
+    The shell looks once more before it begins: storing the state may have taken that long.
+    """
+    moments = []
+    for node in service.nodes:
+        peer = turn.peers.get(node)
+        if peer is not None and peer.liveness is Liveness.ALIVE:
+            moments.append(peer.trusted_until)
+        elif peer is not None and peer.liveness is Liveness.LEFT and peer.left_until is not None:
+            moments.append(peer.left_until)
+    return min(moments, default=None)

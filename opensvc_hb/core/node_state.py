@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import FrozenSet, Mapping, Optional, Tuple
 
 from opensvc_hb.core.config import Config
-from opensvc_hb.core.events import CommandGiven, StopKind
+from opensvc_hb.core.events import CommandGiven, StopKind, StoredInstance
 from opensvc_hb.core.messages import Entry
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
 
@@ -224,7 +224,7 @@ class Phase(enum.Enum):
     BORN = "born"
     """Before `DaemonStarted`."""
     VERIFYING = "verifying"
-    """Asking the agent what runs here; no beat is sent yet."""
+    """Asking the agent what runs here; a beat says of a service nothing until that is known."""
     RUNNING = "running"
     RESTARTING = "restarting"
     """Services run on; the peers are asked to wait."""
@@ -254,6 +254,10 @@ class NodeState:
             on is acknowledged; None when confirmed.
         stop_asked: a stop was asked for while the agent was still being asked what runs here.
         held: commands on services that the agent is still being asked about.
+        kept: records of services not known yet, of a daemon that began without any.
+        abandoned: services that ran here, as far as known, when they left the configuration.
+        reborn_at: when our incarnation was raised because a peer knew a higher one; twin_at: the
+            same, when it was not for the first time: another machine speaks in our name.
         farewell: the sequence whose acknowledgement lets the daemon exit.
         phase_until: when the present phase ends by itself, at the latest.
     """
@@ -275,6 +279,10 @@ class NodeState:
     stalled_at: Optional[float] = None
     stop_asked: Optional[StopKind] = None
     held: Tuple[CommandGiven, ...] = ()
+    kept: Mapping[str, StoredInstance] = field(default_factory=dict)
+    abandoned: Mapping[str, State] = field(default_factory=dict)
+    reborn_at: Optional[float] = None
+    twin_at: Optional[float] = None
     farewell: Optional[int] = None
     farewell_command: Optional[int] = None
 

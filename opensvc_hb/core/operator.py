@@ -45,9 +45,7 @@ def command(turn: Turn, event: CommandGiven) -> None:
     if instance.state in GOALS[event.verb]:
         turn.reply(event.command_id, ExitCode.DONE, f"{event.service}: already {instance.state.name}")
         return
-    if instance.action is not None and instance.action.purpose is Purpose.ANNOUNCE:
-        instance = turn.put(replace(instance, action=None))
-    _VERBS[event.verb](turn, instance, event)
+    _VERBS[event.verb](turn, turn.drop_announcement(instance), event)
 
 
 def _refuse(turn: Turn, event: CommandGiven, code: ExitCode, why: str) -> None:

@@ -19,6 +19,9 @@ from opensvc_hb.core.states import ActionVerb, Avail, State
 from opensvc_hb.core.turn import Turn, change_state
 from opensvc_hb.errors import ExitCode
 
+QUESTION_GRACE_S = 20.0
+"""From the time limit of a verify to the moment when nobody waits for its end any more."""
+
 
 def action_finished(turn: Turn, event: ActionFinished) -> None:
     """Take in the end of an action that core asked for; any other is ignored."""
@@ -47,25 +50,37 @@ def action_finished(turn: Turn, event: ActionFinished) -> None:
         _declared_stopped(turn, instance, action, event.avail)
 
 
+def give_up_questions(turn: Turn) -> None:
+    """Answer for a verify, or an announcement, that does not end although its limit has passed.
+
+    It hangs in the kernel, where nothing ends it. It changes nothing, so nobody needs to wait for
+    it: one dead file system must not keep the daemon of a whole node from deciding.
+    """
+    for instance in list(turn.instances.values()):
+        action = instance.action
+        if action is None or action.verb not in (ActionVerb.VERIFY, ActionVerb.ANNOUNCE):
+            continue
+        if turn.now >= action.since + VERIFY_LIMIT_S + QUESTION_GRACE_S:
+            why = "it hangs beyond its time limit"
+            finished = ActionFinished(
+                instance.service, action.action_id, action.verb, Outcome.TIMED_OUT, Avail.UNKNOWN, 0, why
+            )
+            action_finished(turn, finished)
+
+
 def resources_reported(turn: Turn, event: ResourcesReported) -> None:
     """The background evaluation of a service has a new answer."""
     instance = turn.instances.get(event.service)
     if instance is not None and instance.verified and instance.action is None:
         before = instance.resources
         if instance.doubtful or instance.state is State.UNKNOWN:
-            _look_again(turn, instance, event.avail)
+            # The evaluation may have looked in the middle of an action of an earlier daemon, or of
+            # an operator: only a verify, which waits for its end, is believed.
+            turn.run(instance, ActionVerb.VERIFY, Purpose.ADOPT, instance.state, VERIFY_LIMIT_S)
             return
         instance = note_resources(turn, instance, event.avail)
         if before is not instance.resources and instance.state is State.STARTED:
             turn.journal(event.service, "resources", f"{before.value} -> {instance.resources.value}")
-
-
-def _look_again(turn: Turn, instance: Instance, avail: Avail) -> None:
-    """Nobody could tell what runs here: take the answer, or ask once more."""
-    if avail is Avail.UNKNOWN:
-        turn.run(instance, ActionVerb.VERIFY, Purpose.ADOPT, instance.state, VERIFY_LIMIT_S)
-    else:
-        adopt(turn, instance, avail)
 
 
 def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
@@ -82,6 +97,9 @@ def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
             turn, replace(instance, stop_next=None), State.STOPPING, reason, kind="operator"
         )
         turn.run(instance, ActionVerb.STOP, Purpose.OPERATOR, then, limit_s)
+        return
+    if event.outcome is Outcome.NOT_BEGUN:
+        change_state(turn, instance, State.STOPPED, event.detail)
         return
     problem = _start_problem(event)
     if problem is not None:
@@ -128,7 +146,8 @@ def _stop_problem(event: ActionFinished) -> Optional[str]:
     if event.avail in (Avail.UP, Avail.MIXED):
         return f"the stop action succeeded, but resources are {event.avail.value}{_because(event)}"
     if event.avail is Avail.UNKNOWN:
-        return "the stop action succeeded, but the agent cannot tell whether resources are down"
+        cannot = "the stop action succeeded, but the agent cannot tell whether resources are down"
+        return cannot + _because(event)
     return None
 
 

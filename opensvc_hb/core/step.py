@@ -30,7 +30,9 @@ from opensvc_hb.core.events import (
     Ticked,
 )
 from opensvc_hb.core.node_state import NodeState, Peer, Phase
-from opensvc_hb.core.turn import SILENT_PHASES, Turn
+from opensvc_hb.core.states import RUNNING
+from opensvc_hb.core.turn import UNDECIDED_PHASES, Turn
+from opensvc_hb.errors import ExitCode
 
 STALL_INTERVALS = 2.0
 STALL_SLACK_S = 0.1
@@ -51,11 +53,13 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
             membership.woke(turn, now - state.last_at)
     for event in events:
         _route(turn, event)
+    if turn.state.phase is not Phase.BORN:
+        outcome.give_up_questions(turn)
     _release(turn)
     for node in list(turn.peers):
         membership.judge(turn, node)
     turn.dirty.update(n for n, i in turn.instances.items() if i.handing_until is not None)
-    if turn.state.phase not in SILENT_PHASES:
+    if turn.state.phase not in UNDECIDED_PHASES:
         membership.confirm(turn)
         _settle(turn)
         departure.progress(turn)
@@ -124,7 +128,7 @@ def _release(turn: Turn) -> None:
     """Take in the commands given, but for those on a service that is not verified yet."""
     for event in turn.state.held:
         instance = turn.instances.get(event.service)
-        if turn.state.phase not in SILENT_PHASES and (instance is None or instance.verified):
+        if turn.state.phase not in UNDECIDED_PHASES and (instance is None or instance.verified):
             turn.update(held=tuple(e for e in turn.state.held if e is not event))
             operator.command(turn, event)
 
@@ -146,16 +150,24 @@ def _reconfigure(turn: Turn, config: Config) -> None:
             fresh = replace(known, links=links, silent_from=turn.now, drain=None)
         peers[node] = fresh
     turn.peers = peers
+    abandoned = {n: was for n, was in turn.state.abandoned.items() if n not in config.services}
     for name in sorted(set(turn.instances) - set(config.services)):
         gone = turn.instances.pop(name)
+        for waiter in gone.waiting:
+            turn.reply(waiter.command_id, ExitCode.FAILED, f"{name}: it is no longer configured")
         turn.journal(
             name, "configuration", f"no longer configured, was {gone.state.name}", "nobody cares for it now"
         )
         turn.persist()
+        if gone.state in RUNNING:
+            abandoned[name] = gone.state
+    turn.update(abandoned=abandoned)
     for name in sorted(set(config.services) - set(turn.instances)):
         turn.journal(name, "configuration", "new service")
-        add_service(turn, name, None, False)
+        add_service(turn, name, turn.state.kept.get(name), False)
         turn.persist()
+    if config.services:
+        turn.update(kept={})
     turn.journal("", "configuration", f"{len(config.services)} services, {len(config.links)} links")
     turn.send()
     turn.all_dirty()

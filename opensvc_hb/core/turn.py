@@ -32,8 +32,8 @@ SENT_STEPS = 200
 """Our beats' times are kept in this many steps over the longest timeout."""
 
 
-SILENT_PHASES = (Phase.BORN, Phase.VERIFYING, Phase.GONE)
-"""Phases in which no beat is sent and nothing is decided."""
+UNDECIDED_PHASES = (Phase.BORN, Phase.VERIFYING, Phase.GONE)
+"""Phases in which nothing is decided."""
 
 
 class Turn:
@@ -111,14 +111,27 @@ class Turn:
         return number
 
     def run(
-        self, instance: Instance, verb: ActionVerb, purpose: Purpose, then: State, limit_s: float
+        self,
+        instance: Instance,
+        verb: ActionVerb,
+        purpose: Purpose,
+        then: State,
+        limit_s: float,
+        begin_by: Optional[float] = None,
     ) -> Instance:
         """Ask for an action; its service must have none under way."""
         assert instance.action is None, f"{instance.service} already has an action"
         action_id = self.new_id()
         svcname = self.config.services[instance.service].svcname
-        self.effects.append(fx.RunAction(instance.service, svcname, action_id, verb, limit_s))
+        self.effects.append(fx.RunAction(instance.service, svcname, action_id, verb, limit_s, begin_by))
         return self.put(replace(instance, action=RunningAction(action_id, verb, purpose, then, self.now)))
+
+    def drop_announcement(self, instance: Instance) -> Instance:
+        """End the announcement of addresses that runs, if one does: something else is to be done."""
+        if instance.action is None or instance.action.purpose is not Purpose.ANNOUNCE:
+            return instance
+        self.effects.append(fx.CancelAction(instance.service, instance.action.action_id))
+        return self.put(replace(instance, action=None))
 
     def persist(self) -> None:
         """Store the state before anything of this turn is announced or done."""
@@ -137,9 +150,13 @@ class Turn:
         if self.must_persist:
             out.append(fx.Persist(stored(self.state)))
         out.extend(self.effects)
-        if self.must_send and self.state.phase not in SILENT_PHASES:
+        due = self.now >= self.state.next_beat_at
+        # Silence would have a peer start what the agent is still being asked about: beats go out,
+        # one an interval, without the services that are not verified, which permits nothing.
+        speaks = self.state.phase not in UNDECIDED_PHASES or (due and self.state.phase is Phase.VERIFYING)
+        if self.must_send and speaks:
             out.append(self._send())
-        elif self.now >= self.state.next_beat_at:
+        elif due:
             self.update(next_beat_at=self.now + self.config.beat_interval_s)
         return self.state, out
 
@@ -167,8 +184,13 @@ def _remember_sent(sent: Tuple[Sent, ...], sequence: int, at: float, longest_s: 
 
 
 def sent_at(state: NodeState, sequence: int) -> Optional[float]:
-    """Return when our beat of this sequence was made, or a little earlier; None if forgotten."""
+    """Return when our beat of this sequence was made, or a little earlier; None if forgotten.
+
+    None, too, for one that this incarnation has not made: a peer may still name another life's.
+    """
     found = None
+    if sequence > state.sequence:
+        return None
     for sent in state.sent:
         if sent.sequence > sequence:
             break
@@ -236,7 +258,7 @@ def make_beat(state: NodeState) -> Beat:
 def stored(state: NodeState) -> Stored:
     """Return what must survive: own instances, epochs, promises, incarnations."""
     none = Freeze("", "", "")
-    instances = {}
+    instances = dict(state.kept)
     for name, i in state.instances.items():
         freeze = i.freeze or none
         instances[name] = StoredInstance(

@@ -18,6 +18,7 @@ from opensvc_hb.core.effects import Reply
 from opensvc_hb.core.events import CommandGiven, DaemonStopping, PeerConfirmedDead, StopKind
 from opensvc_hb.core.node_state import NodeState
 from opensvc_hb.core.states import Verb
+from opensvc_hb.daemon.configuration import Loaded
 from opensvc_hb.daemon.control_connection import PeerCredentials, refusal
 from opensvc_hb.daemon.inbox import Asked, Inbox
 from opensvc_hb.daemon.journal import wall_text
@@ -37,6 +38,7 @@ class Sources:
 
     Args:
         state: the state published last, None before the first.
+        reload: has the configuration read again, and calls back when that is done.
     """
 
     state: Callable[[], Optional[NodeState]]
@@ -44,7 +46,7 @@ class Sources:
     notices: Callable[[], Notices]
     fresh: Callable[[], Mapping[str, FreshStatus]]
     clock: Callable[[], float]
-    reload: Callable[[], None]
+    reload: Callable[[Callable[[Loaded], None]], None]
 
 
 class Answers:
@@ -145,8 +147,7 @@ class Answers:
         self._inbox.put(Asked(DaemonStopping(StopKind.LEAVE, next(self._numbers)), collector.add))
 
     def _reload(self, request: Mapping[str, object], peer: PeerCredentials, reply: ReplyTo) -> None:
-        self._sources.reload()
-        reply({"version": VERSION, "ok": True, "text": "the configuration is being read again"})
+        self._sources.reload(lambda loaded: reply(_read_again(loaded)))
 
 
 class _Collector:
@@ -183,6 +184,16 @@ class _Collector:
                 "error": "\n".join(texts) if failed else "",
             }
         )
+
+
+def _read_again(loaded: Loaded) -> Mapping[str, object]:
+    """Return what became of a reload: what is in force, or what is wrong first."""
+    config = loaded.config
+    in_force = f"{len(config.links)} links and {len(config.services)} services are in force"
+    if not loaded.problems:
+        return {"version": VERSION, "ok": True, "text": f"read again: {in_force}"}
+    end = "nothing was changed" if loaded.refused else f"the rest was read again: {in_force}"
+    return refusal(ExitCode.CONFIGURATION, "\n".join((*loaded.problems, end)))
 
 
 _QUESTIONS: Mapping[str, Callable[[Answers, NodeState, Mapping[str, object]], Dict[str, Any]]] = {

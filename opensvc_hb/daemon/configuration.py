@@ -30,6 +30,9 @@ from opensvc_hb.paths import Root
 log = logging.getLogger("configuration")
 
 DECLARE_WAIT_S = 60.0
+DECLARE_RETRY_S = 10.0
+"""After the agent did not say which services there are, it is asked again so much later."""
+LINKS_CLOSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,19 @@ def declare_now(runner: Runner) -> DeclareAnswer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration in force, with what it was made of."""
+    """A configuration in force, with what it was made of.
+
+    Args:
+        problems: one line for each thing that is wrong with the files of now.
+        refused: the cluster's files of now are not in force, because they are wrong.
+        answered: the agent said which services there are.
+    """
 
     config: Config
     files: ClusterFiles
     problems: Tuple[str, ...]
+    refused: bool = False
+    answered: bool = True
 
 
 def combine(
@@ -140,7 +151,7 @@ def combine(
     editor's half-written file must not end our care for it.
     """
     if isinstance(answer, NotEvaluated):
-        return Loaded(compose(node, files, tuple(before.values())), files, (answer.reason,))
+        return Loaded(compose(node, files, tuple(before.values())), files, (answer.reason,), answered=False)
     names = {s.svcname for s in answer.services}
     kept = tuple(
         s
@@ -183,30 +194,43 @@ class Configuration:
         self._inbox = inbox
         self._start_links = start_links
         self._changed = changed
-        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Optional[Callable[[Loaded], None]]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="configuration", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def reload(self) -> None:
-        """Have everything read again; safe in a signal handler."""
-        self._requests.put(True)
+    def reload(self, done: Callable[[Loaded], None] = lambda _loaded: None) -> None:
+        """Have everything read again; safe in a signal handler.
+
+        Args:
+            done: told on the configuration thread what is in force now.
+        """
+        self._requests.put(done)
 
     def close(self) -> None:
         """End the thread after what it does now, and the links that are in use."""
-        self._requests.put(False)
+        self._requests.put(None)
         if self._thread.is_alive():
             self._thread.join(5.0)
-        self._links.close(2.0)
+        self._links.close(LINKS_CLOSE_S)
 
     def _run(self) -> None:
-        while self._requests.get():
+        while True:
+            try:
+                done = self._requests.get(timeout=None if self._loaded.answered else DECLARE_RETRY_S)
+            except queue.Empty:
+                self.reload()
+                continue
+            if done is None:
+                return
             try:
                 self._reload()
+                done(self._loaded)
             except Exception:
                 log.exception("the configuration could not be read again; the last one stays in force")
+                done(replace(self._loaded, problems=("failed, see the daemon's log",), refused=True))
 
     def _reload(self) -> None:
         before = self._loaded
@@ -214,14 +238,17 @@ class Configuration:
             files = read_cluster_files(self._root, before.config.node)
         except HbError as error:
             log.error("nothing was changed: %s", error)
-            self._loaded = replace(before, problems=(*_own_problems(before), str(error)))
+            problems = (*_own_problems(before), *str(error).splitlines())
+            self._loaded = replace(before, problems=problems, refused=True)
             self._changed(self._loaded)
             return
         answer = declare_now(self._runner)
         loaded = combine(self._root, before.config.node, files, answer, before.config.services)
         links: Optional[Links] = None
         if files.links != before.files.links or files.keyring != before.files.keyring:
-            self._links.close(2.0)
+            # No beat leaves until the new links are there, however long a hung disk holds its thread.
+            shortest_s = min((link.timeout_s for link in before.files.links), default=LINKS_CLOSE_S)
+            self._links.close(min(LINKS_CLOSE_S, shortest_s / 5))
             self._links = links = self._start_links(loaded.config, files.keyring)
         self._loaded = loaded
         self._changed(loaded)

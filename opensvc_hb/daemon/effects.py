@@ -1,8 +1,8 @@
 """Effects become deeds: the monitor thread's hands.
 
 Nothing here waits: the store is one write in place, all else is handed to a thread of its
-own. A state that cannot be stored is never announced: until the store takes it, no beat
-leaves and no start begins, and the peer counts the ordinary silence.
+own. A state that cannot be stored is never announced: until the store takes it, beats repeat
+what was stored, and no start begins.
 
 Runs in: monitor thread.
 """
@@ -14,9 +14,11 @@ from typing import Callable, Dict, Iterable, List, Optional, Protocol
 
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.events import ActionFinished, Event, Outcome, Stored
+from opensvc_hb.core.messages import Beat, repeated
 from opensvc_hb.core.states import ActionVerb, Avail
 from opensvc_hb.daemon.journal import JournalThread
 from opensvc_hb.daemon.runner import Runner
+from opensvc_hb.daemon.sessions import boottime
 from opensvc_hb.daemon.statuses import Statuses
 from opensvc_hb.daemon.store import Store, StoreError
 from opensvc_hb.links.base import Links
@@ -48,6 +50,7 @@ class Performer:
         journal: JournalThread,
         statuses: Statuses,
         inbox: Sink,
+        clock: Callable[[], float] = boottime,
     ) -> None:
         self.links = links
         self.timer_at = 0.0
@@ -58,7 +61,9 @@ class Performer:
         self._journal = journal
         self._statuses = statuses
         self._inbox = inbox
+        self._clock = clock
         self._unstored: Optional[Stored] = None
+        self._announced: Optional[Beat] = None
         self._replies: Dict[int, Callable[[fx.Reply], None]] = {}
         self._svcnames: Dict[str, str] = {}
 
@@ -91,8 +96,7 @@ class Performer:
         if isinstance(effect, fx.Persist):
             self._persist(effect.stored)
         elif isinstance(effect, fx.SendNow):
-            if self._unstored is None:
-                self.links.send(effect.beat, effect.with_table)
+            self._send(effect)
         elif isinstance(effect, fx.AskLinks):
             self.links.ask(effect.token)
         elif isinstance(effect, fx.ArmTimer):
@@ -110,13 +114,22 @@ class Performer:
         else:
             self.exit_reason = effect.reason
 
+    def _send(self, effect: fx.SendNow) -> None:
+        if self._unstored is None:
+            self._announced = effect.beat
+            self.links.send(effect.beat, effect.with_table)
+        elif self._announced is not None:
+            beat = repeated(self._announced, effect.beat)
+            if beat is not None:
+                self.links.send(beat, True)
+
     def _persist(self, stored: Stored) -> None:
         try:
             self._store.write(stored)
         except StoreError as error:
             self._unstored = stored
             if self.store_problem != str(error):
-                log.error("states cannot be stored, so no beat is sent: %s", error)
+                log.error("states cannot be stored, so none is announced: %s", error)
             self.store_problem = str(error)
             return
         if self._unstored is not None:
@@ -127,16 +140,21 @@ class Performer:
     def _run_action(self, action: fx.RunAction) -> None:
         if action.verb is ActionVerb.START and self._unstored is not None:
             detail = f"not started, its state cannot be stored: {self.store_problem}"
-            self._inbox.put(
-                ActionFinished(
-                    action.service, action.action_id, action.verb, Outcome.FAILED, Avail.UNKNOWN, 1, detail
-                )
-            )
+            self._answer_unbegun(action, Outcome.FAILED, detail)
+            return
+        if action.begin_by is not None and self._clock() >= action.begin_by:
+            detail = "not begun: storing its state took longer than the other node's leave to start lasts"
+            self._answer_unbegun(action, Outcome.NOT_BEGUN, detail)
             return
         if action.verb in (ActionVerb.START, ActionVerb.STOP):
             self._svcnames[action.service] = action.svcname
             self._statuses.action_began(action.svcname)
         self._runner.run(action)
+
+    def _answer_unbegun(self, action: fx.RunAction, outcome: Outcome, detail: str) -> None:
+        self._inbox.put(
+            ActionFinished(action.service, action.action_id, action.verb, outcome, Avail.UNKNOWN, 1, detail)
+        )
 
     def _note(self, entry: fx.Journal) -> None:
         self._journal.put(entry)

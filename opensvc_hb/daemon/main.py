@@ -73,6 +73,7 @@ class Board:
 
     state: Optional[NodeState] = None
     problems: tuple[str, ...] = ()
+    key_ids: tuple[int, ...] = ()
     realtime: str = ""
 
 
@@ -140,7 +141,7 @@ class Daemon:
         self._inbox.put(DaemonStarted(loaded.config, stored, self._was_booted()))
         floors = {name: peer.incarnation for name, peer in stored.peers.items()}
         links = self._start_links(loaded.config, self._files.keyring, floors)
-        performer = Performer(links, runner, store, journal, statuses, self._inbox)
+        performer = Performer(links, runner, store, journal, statuses, self._inbox, clock)
         configuration = Configuration(
             self._root,
             loaded,
@@ -211,6 +212,7 @@ class Daemon:
             if line not in self._board.problems:
                 log.error("%s", line)
         self._board.problems = loaded.problems
+        self._board.key_ids = loaded.files.keyring.key_ids
 
     def _configuration_changed(self, loaded: Loaded, statuses: Statuses) -> None:
         self._loaded_changed(loaded)
@@ -223,6 +225,7 @@ class Daemon:
             services=self._board.problems,
             journal=_journal_problem(journal),
             realtime=self._board.realtime,
+            key_ids=self._board.key_ids,
         )
 
     # -- the monitor's surroundings ------------------------------------------------------

@@ -22,6 +22,8 @@ from opensvc_hb.links.base import LinkCounters
 SCHEMA = "opensvc.hb.status/1"
 STALL_SHOWN_S = 600.0
 """A stall stays among the alarms for so long."""
+TWIN_SHOWN_S = 60.0
+"""Another node of our name stays among the alarms for so long after its last trace."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Notices:
         store: why states cannot be stored, "" when they can.
         services: one line per service whose file cannot be read.
         journal: why the journal cannot be written, "" when it can.
+        key_ids: the keys in use, the sealing one first.
     """
 
     store: str = ""
     services: Sequence[str] = ()
     journal: str = ""
     realtime: str = ""
+    key_ids: Sequence[int] = ()
 
 
 def status_document(
@@ -51,6 +55,7 @@ def status_document(
         "incarnation": state.incarnation,
         "running_for_s": round(now - state.started_at, 3),
         "realtime": notices.realtime,
+        "key_ids": list(notices.key_ids),
         "peers": {node: _peer(state, peer, now) for node, peer in state.peers.items()},
         "links": [link_document(state, link, counters.get(link.id), now) for link in state.config.links],
         "services": {name: service_document(state, i, now) for name, i in sorted(state.instances.items())},
@@ -105,6 +110,7 @@ def link_document(
             "errors": counters.errors if counters else 0,
             "last_error": counters.last_error if counters else "",
             "note": counters.note if counters else "",
+            "key_id": (counters.key_id if counters else 0) or None,
         }
     )
     return document
@@ -219,7 +225,7 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
         if instance.freeze is not None and instance.freeze.who == HEALED:
             add(name, "both nodes ran it, and this side yielded: look at its data, then unfreeze it here")
     if notices.store:
-        add("", f"states cannot be stored, so no beat is sent: {notices.store}")
+        add("", f"states cannot be stored: none is announced, nothing starts: {notices.store}")
     for peer in state.peers.values():
         if peer.liveness is Liveness.UNKNOWN:
             add("", f"{peer.node} is silent on every link")
@@ -235,6 +241,14 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
             add("", f"{peer.node} is not heard on {', '.join(down)}")
     if state.stalled_at is not None and now - state.stalled_at < STALL_SHOWN_S:
         add("", f"this node did not run for {state.stalled_s:.1f} s, {now - state.stalled_at:.0f} s ago")
+    for name, was in sorted(state.abandoned.items()):
+        add(
+            name,
+            f"its file is gone, or has no heartbeat section any more, and it was {was.name} here: nobody "
+            "cares for it; put the file back, or stop it with svcmgr first",
+        )
+    if state.twin_at is not None and now - state.twin_at < TWIN_SHOWN_S:
+        add("", f"another machine sends beats as {state.config.node}: stop its daemon, and rename it")
     for line in notices.services:
         add("", line)
     if notices.journal:

@@ -147,6 +147,8 @@ def run_child(
     status = 1
     try:
         _become_ordinary(work, svcname, descriptors, settings)
+        if work.is_exclusive:
+            hold_begun(settings.lock_directory / f".{svcname}.begun")
         if os.read(descriptors.go, 1):
             os.close(descriptors.go)
             _act(work, svcname, adapter, lambda report: _write(descriptors.result, report), settings)
@@ -232,6 +234,7 @@ def _act(
     elif work is Work.DECLARE:
         tell(Report(document=_declared(adapter.declare())))
     elif work is Work.VERIFY:
+        wait_for_lock(settings.lock_directory / f".{svcname}.begun")
         wait_for_lock(settings.lock_directory / svcname)
         tell(Report(avail=Avail(adapter.avail(svcname, evaluate_apps=True)).value))
     elif work is Work.ANNOUNCE:
@@ -261,6 +264,18 @@ def _declared(declarations: Declarations) -> Dict[str, Any]:
     return {"services": services, "errors": list(declarations.errors)}
 
 
+def hold_begun(path: Path) -> None:
+    """Hold a lock, shared, until this process ends: an action that was let go is about to act.
+
+    The agent takes the service's own lock a moment later. A daemon that was killed and started
+    again in that moment would find nothing up and nothing locked, and say so to its peer.
+    """
+    with contextlib.suppress(OSError):  # a full disk stops no start; the service's lock protects it soon
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
 def wait_for_lock(path: Path) -> None:
     """Wait until nobody acts on the service: an action of a runner before this one may.
 
@@ -271,7 +286,7 @@ def wait_for_lock(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     finally:
         os.close(descriptor)
 

@@ -6,8 +6,9 @@ thousand interpreter starts. One slow action holds nobody: every action is a pro
 own, and this one only waits for descriptors (one thread, a selectors loop).
 
 Rules it keeps:
-- One action of a service at a time; a second is refused. Questions (status, declare) may run
-  beside it, and take no place where the number of actions is bounded.
+- One start or stop of a service at a time; a second is refused. A verify waits for its end by
+  the service's lock, an announcement runs beside it. So do questions (status, declare), which
+  take no place where the number of actions is bounded.
 - A child does nothing before the line that names it has left for the daemon (`Began`), so
   whoever outlives this process knows what it left.
 - `Finished` is said when the child has ended and, if it was ended or died by a signal, when
@@ -26,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import resource
 import select
 import selectors
@@ -69,6 +71,9 @@ _FILES_OF_OUR_OWN = 32
 """Kept free of children's pipes: forking takes six, and /proc must stay readable."""
 _UNSENT_BYTES_MAX = 4 << 20
 """Output beyond what the daemon has not taken yet is dropped, and counted."""
+_COMPLAINT = re.compile(r"\d\d:\d\d:\d\d ERROR +(.+)")
+"""A line of an agent's that says what went wrong, and where."""
+_LONGEST_COMPLAINT = 240
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class _Job:
         self.told_overdue = False
         self.outcome = Outcome.DONE
         self.detail = ""
+        self.complaint = ""
 
 
 class RunnerLoop:
@@ -128,6 +134,7 @@ class RunnerLoop:
         self._watched = 0
         self._jobs: Dict[int, _Job] = {}
         self._queue: Deque[Request] = deque()
+        self._taken: Set[int] = set()
         self._busy: Set[str] = set()
         files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._places = max(1, (files_max - _FILES_OF_OUR_OWN) // _FILES_PER_CHILD)
@@ -210,18 +217,20 @@ class RunnerLoop:
             self._channel.send(Finished(request.request_id, Outcome.FAILED, detail=detail))
         elif not request.work.is_action:
             self._begin(request)
-        elif request.svcname in self._busy:
+        elif request.work.is_exclusive and request.svcname in self._busy:
             detail = f"refused: another action of {request.svcname} has not ended"
             self._channel.send(Finished(request.request_id, Outcome.FAILED, detail=detail))
         else:
-            self._busy.add(request.svcname)
+            self._taken.add(request.request_id)
+            if request.work.is_exclusive:
+                self._busy.add(request.svcname)
             self._queue.append(request)
 
     def _may_begin(self) -> bool:
         """Tell whether the first of the queue may begin now."""
         if not self._queue or self._no_room or len(self._jobs) >= self._places:
             return False
-        return self._max_parallel is None or len(self._busy) - len(self._queue) < self._max_parallel
+        return self._max_parallel is None or len(self._taken) - len(self._queue) < self._max_parallel
 
     def _begin_queued(self) -> None:
         """Begin some of the queue: those begun before want their go, and their output read."""
@@ -299,7 +308,7 @@ class RunnerLoop:
     def _on_output(self, job: _Job) -> None:
         if job.output >= 0:
             data = os.read(job.output, _READ_BYTES)
-            self._print(job.request.svcname, job.output_lines.feed(data))
+            self._print(job, job.output_lines.feed(data))
             if not data:
                 job.output = self._close(job.output)
 
@@ -318,10 +327,14 @@ class RunnerLoop:
             os.close(descriptor)
         return -1
 
-    def _print(self, svcname: str, lines: Sequence[bytes]) -> None:
+    def _print(self, job: _Job, lines: Sequence[bytes]) -> None:
+        svcname = job.request.svcname
         heard = not lines or self._channel.is_heard()
         for line in lines:
             text = line.decode("utf-8", errors="replace").rstrip("\r")
+            complaint = None if job.complaint else _COMPLAINT.fullmatch(text)
+            if complaint:  # the first error is the cause; what follows is its consequence
+                job.complaint = " ".join(complaint.group(1).split())[:_LONGEST_COMPLAINT]
             if not heard:
                 _say(f"{svcname}: {text}")
             elif self._channel.waiting_bytes > _UNSENT_BYTES_MAX:
@@ -389,7 +402,7 @@ class RunnerLoop:
         """Report a child that has ended, and forget it."""
         request = job.request
         self._drain_pipes(job)
-        self._print(request.svcname, [line for line in [job.output_lines.rest()] if line])
+        self._print(job, [line for line in [job.output_lines.rest()] if line])
         dropped = self._dropped.pop(request.svcname, 0)
         if dropped:
             text = f"({dropped} lines of output were dropped: the daemon did not take them in time)"
@@ -406,7 +419,8 @@ class RunnerLoop:
             _say(f"{request.svcname}: {request.work.value}: {finished.outcome.value} {finished.detail}")
 
     def _forget(self, request: Request) -> None:
-        if request.work.is_action:
+        self._taken.discard(request.request_id)
+        if request.work.is_exclusive:
             self._busy.discard(request.svcname)
 
     def _drain_pipes(self, job: _Job) -> None:
@@ -443,6 +457,9 @@ class RunnerLoop:
                 detail = f"the action's process ended with status {job.exit.status} before it had reported"
             elif report.exit_status:
                 outcome, detail = Outcome.FAILED, f"exit status {report.exit_status}"
+                detail += f": {job.complaint}" if job.complaint else ""
+            else:
+                detail = job.complaint
         elif report.exit_status is not None and report.avail is None:
             detail += f"; {job.request.work.value} had ended with status {report.exit_status}"
         return Finished(

@@ -43,6 +43,11 @@ class Work(enum.Enum):
         """Tell an action of core from a question asked in the background."""
         return self not in (Work.STATUS, Work.DECLARE)
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Tell an action that changes a service, of which one runs at a time, from one that does not."""
+        return self in (Work.START, Work.STOP)
+
 
 @dataclass(frozen=True)
 class Request:

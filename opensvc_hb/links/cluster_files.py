@@ -122,12 +122,14 @@ def read_monitor(path: Path, nodes: Sequence[str]) -> Tuple[Link, ...]:
 def shared_digest(nodes: Sequence[str], links: Sequence[Link], services: Mapping[str, Service]) -> bytes:
     """Return `DIGEST_BYTES` bytes, equal on two nodes when what they must agree on is equal.
 
-    The order of lines, comments and time limits of actions do not count; the order of the
-    nodes of a service does, since it makes the primary.
+    The order of lines, comments and time limits of actions do not count, nor do services of one
+    node alone, which no other knows; the order of the nodes of a service does, since it makes
+    the primary.
     """
     lines = [f"node {name}" for name in sorted(nodes)]
     lines += sorted(f"link {link.node} {link.id} {link.timeout_s!r}" for link in links)
-    lines += [f"service {name} {' '.join(services[name].nodes)}" for name in sorted(services)]
+    shared = [services[name] for name in sorted(services) if len(services[name].nodes) > 1]
+    lines += [f"service {service.name} {' '.join(service.nodes)}" for service in shared]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=DIGEST_BYTES).digest()
 
 
@@ -136,13 +138,18 @@ def slots_overlap(one: Link, other: Link) -> bool:
     return abs(int(one.address) - int(other.address)) < SLOT_BLOCKS
 
 
+def _missing(path: Path) -> str:
+    what = "a node name per line" if path.name == "nodes" else "a link per line"
+    return f"does not exist: it holds {what}, the same on every node"
+
+
 def _read_lines(path: Path) -> List[_Line]:
     """Return the lines that say something, split into columns."""
     try:
         with path.open("rb") as file:
             content = file.read(FILE_MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigurationErrors([ConfigurationError(str(path), 0, "", "does not exist")]) from None
+        raise ConfigurationErrors([ConfigurationError(str(path), 0, "", _missing(path))]) from None
     except OSError as error:
         raise ConfigurationErrors(
             [ConfigurationError(str(path), 0, "", f"cannot be read: {error.strerror}")]

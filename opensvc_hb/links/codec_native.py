@@ -340,6 +340,11 @@ class Opener:
         )
 
 
+def sealing_key_id(datagram: bytes) -> int:
+    """Return the id of the key that sealed a datagram which was opened."""
+    return int(_CLEAR.unpack_from(datagram)[3])
+
+
 def read_clear_header(data: bytes) -> Union[ClearHeader, Rejected]:
     """Return what a datagram says in clear, without any key: a claim, for people to read."""
     malformed = _refuse_form(data)

@@ -59,9 +59,9 @@ class KeyFileExistsError(HbError):
 class Rotation(enum.Enum):
     """Where a key file stands on the way from one key to the next; the value is for people."""
 
-    ONE_KEY = "one key"
-    ADDED = "a second key opens; the first still seals"
-    SWITCHED = "the new key seals; the old one still opens"
+    ONE_KEY = "step 3 of 3: the old key is dropped"
+    ADDED = "step 1 of 3: a second key opens; the first still seals"
+    SWITCHED = "step 2 of 3: the new key seals; the old one still opens"
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ class Keyring:
     def sealing(self) -> ClusterKey:
         """The key that seals."""
         return self.keys[0]
+
+    @property
+    def key_ids(self) -> Tuple[int, ...]:
+        """The ids of the keys, the sealing one first."""
+        return tuple(key.id for key in self.keys)
 
     @property
     def cluster_tag(self) -> bytes:

@@ -51,6 +51,7 @@ class LinkCounters:
         last_rejection: why the last bytes were refused; "" for none.
         last_at: clock seconds of the last beat sent or accepted; None for none yet.
         note: what is particular about the path now, "" for nothing.
+        key_id: the key that sealed the last beat accepted; 0 for none yet.
     """
 
     link_id: str
@@ -64,6 +65,7 @@ class LinkCounters:
     last_rejection: str = ""
     last_at: Optional[float] = None
     note: str = ""
+    key_id: int = 0
 
 
 class LinkThread(ABC):
@@ -92,6 +94,7 @@ class LinkThread(ABC):
         self._last_error = ""
         self._last_rejection = ""
         self._last_at: Optional[float] = None
+        self._key_id = 0
         self._stop_at = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(
@@ -191,6 +194,7 @@ class LinkThread(ABC):
             last_rejection=self._last_rejection,
             last_at=self._last_at,
             note=self._carrier.note,
+            key_id=self._key_id,
         )
 
 

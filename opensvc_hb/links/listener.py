@@ -22,7 +22,7 @@ from typing import List
 from opensvc_hb.core.events import BeatReceived, LinkDrained
 from opensvc_hb.core.messages import Beat
 from opensvc_hb.links.carrier import Arrival, Carrier, LinkRole
-from opensvc_hb.links.codec_native import Opener, Rejected
+from opensvc_hb.links.codec_native import Opener, Rejected, sealing_key_id
 from opensvc_hb.links.link_thread import Clock, LinkThread, PutEvent, reason_of
 
 READS_BETWEEN_LOOKS = 256
@@ -129,6 +129,7 @@ class Listener(LinkThread):
             self._received += 1
             if isinstance(opened, Beat):
                 self._last_at = self._clock()
+                self._key_id = sealing_key_id(arrival.datagram)
                 self._put(BeatReceived(self.link.id, opened))
 
     def _refresh(self) -> None:

@@ -37,6 +37,7 @@ from opensvc_hb.core.states import ActionVerb, Avail, Verb
 from opensvc_hb.core.step import step
 
 LINK_DELAY_S = 0.001
+VERIFY_LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Host:
     Args:
         running: services whose resources are up here: the truth, whatever core believes.
         life: grows with each start of the daemon; events of an earlier life are lost.
+        actions: what runs here, by life and id: an action goes on when its daemon has ended.
         newest: (incarnation, sequence) of the newest beat read on each link in this life, as a
             listener keeps it: what is not newer is a replay and never reaches the core.
     """
@@ -63,7 +65,7 @@ class Host:
     core: Optional[NodeState] = None
     stored: Stored = field(default_factory=Stored)
     running: Set[str] = field(default_factory=set)
-    actions: Dict[int, fx.RunAction] = field(default_factory=dict)
+    actions: Dict[Tuple[int, int], fx.RunAction] = field(default_factory=dict)
     timer: Optional[float] = None
     life: int = 0
     paused: bool = False
@@ -215,6 +217,8 @@ class World:
             _, _, node, life, event = heapq.heappop(self._queue)
             if self.hosts[node].life == life:
                 self._give(node, event)
+            elif isinstance(event, ActionFinished):
+                self._end_action(self.hosts[node], life, event)  # a runner outlives its daemon
             return
         for node, host in sorted(self.hosts.items()):
             if host.timer is not None and host.timer <= due and not host.paused:
@@ -229,7 +233,10 @@ class World:
     def _give(self, node: str, event: Event) -> None:
         host = self.hosts[node]
         if isinstance(event, ActionFinished):
-            event = self._end_action(host, event)
+            if event.verb is ActionVerb.VERIFY and self._acts(host, event.service):
+                self._later(VERIFY_LOOK_S, node, event)  # it waits for the service's lock
+                return
+            event = self._end_action(host, host.life, event)
         if host.core is None:
             return
         if host.paused:
@@ -254,9 +261,15 @@ class World:
         host.newest[event.link_id] = number
         return True
 
-    def _end_action(self, host: Host, event: ActionFinished) -> ActionFinished:
+    @staticmethod
+    def _acts(host: Host, service: str) -> bool:
+        """Tell whether a start or stop of a service runs here, whichever daemon asked for it."""
+        acting = (ActionVerb.START, ActionVerb.STOP)
+        return any(a.service == service and a.verb in acting for a in host.actions.values())
+
+    def _end_action(self, host: Host, life: int, event: ActionFinished) -> ActionFinished:
         """Make the action's result true in the world, and tell what the agent then sees."""
-        action = host.actions.pop(event.action_id, None)
+        action = host.actions.pop((life, event.action_id), None)
         if action is None:
             return event
         if event.outcome is Outcome.DONE and action.verb is ActionVerb.START:
@@ -282,7 +295,7 @@ class World:
         elif isinstance(effect, fx.RunAction):
             self._run_action(node, effect)
         elif isinstance(effect, fx.CancelAction):
-            action = host.actions.get(effect.action_id)
+            action = host.actions.get((host.life, effect.action_id))
             if action is not None:  # else it has ended, and its end waits to be read
                 self._later(0.0, node, _finished(action, Outcome.TIMED_OUT, "cancelled"))
         elif isinstance(effect, fx.Persist):
@@ -315,7 +328,7 @@ class World:
 
     def _run_action(self, node: str, action: fx.RunAction) -> None:
         host = self.hosts[node]
-        host.actions[action.action_id] = action
+        host.actions[(host.life, action.action_id)] = action
         key = (node, action.service, action.verb)
         default_s = 0.5 if action.verb in (ActionVerb.START, ActionVerb.STOP) else 0.01
         outcome = Outcome.FAILED if key in self.failing else Outcome.DONE

@@ -81,6 +81,17 @@ def test_the_status_page_puts_alarms_first(world, check):
     check("status-alarms.txt", status_text(page(world, NODES[1], notices)))
 
 
+def test_a_silent_link_whose_beats_are_rejected_says_so(world):
+    """A peer with another key is silent on every link, and yet it lives."""
+    world.kill(NODES[1])
+    world.run(20)
+    document = page(world, NODES[0])
+    link = next(one for one in document["links"] if one["role"] == "listener")
+    link["rejected"] = {"unknown key": 12}
+    lines = status_text(document).splitlines()
+    assert lines.count("        beats arrive and are rejected: 12 (unknown key)") == 1
+
+
 def test_a_frozen_service_says_who_and_why(world, check):
     world.command(NODES[0], "registry", Verb.FREEZE_START, reason="kernel upgrade")
     world.run(1)

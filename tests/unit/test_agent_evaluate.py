@@ -282,6 +282,7 @@ def test_services_declare_themselves_to_the_daemon(site):
     site.service("f", BASE + HEARTBEAT + "name = alpha\n")
     site.service("g", "garbage\n")
     site.service("h", BASE + HEARTBEAT + "[fs#1]\ntype = fake\n")
+    site.service("i", BASE + HEARTBEAT.replace("OpenHA", "OpenHB"))
     declared = adapter(site).declare()
     assert [(d.svcname, d.name, d.nodes, d.start_limit_s, d.stop_limit_s) for d in declared.services] == [
         ("a", "alpha", ("n1", "n2"), 5.0, 2.5),
@@ -292,6 +293,7 @@ def test_services_declare_themselves_to_the_daemon(site):
         "f: its hb name alpha is already a's",
         "g.env:1: 'garbage' is neither a [section] nor keyword = value",
         "h.env:6: fs#1.file: file must be set in section fs#1",
+        "i.env:5: hb#0.type: no driver for type 'OpenHB' (have openha)",
     ]
 
 

@@ -79,3 +79,5 @@ def test_a_refused_file_is_a_failed_start(site, runner, inbox, caplog):
         event = finished(runner, inbox, ActionVerb.START, 1)
     assert (event.outcome, event.avail, event.exit_status) == (Outcome.FAILED, Avail.UNKNOWN, 1)
     assert "fs#1.nosuch: unknown keyword" in caplog.text
+    assert event.detail.startswith("exit status 1: SVC ")
+    assert event.detail.endswith("fs#1.nosuch: unknown keyword")

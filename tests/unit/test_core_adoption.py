@@ -6,10 +6,19 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from core_builders import NOW, make_config, make_instance, make_node, make_peer, only, reply_code
+from core_builders import (
+    NOW,
+    make_config,
+    make_entry,
+    make_instance,
+    make_node,
+    make_peer,
+    only,
+    reply_code,
+)
 
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core.adoption import adopted_state
+from opensvc_hb.core.adoption import VERIFY_LIMIT_S, adopted_state
 from opensvc_hb.core.config import Service
 from opensvc_hb.core.events import (
     ActionFinished,
@@ -23,8 +32,11 @@ from opensvc_hb.core.events import (
     Ticked,
 )
 from opensvc_hb.core.node_state import Freeze, Phase, new_node
+from opensvc_hb.core.outcome import QUESTION_GRACE_S
 from opensvc_hb.core.states import FROZEN, PERMISSIVE, ActionVerb, Avail, State, Verb
 from opensvc_hb.core.step import step
+from opensvc_hb.core.turn import make_beat as make_our_beat
+from opensvc_hb.daemon.report import Notices, alarms
 from opensvc_hb.errors import ExitCode
 
 ALIVE_BEFORE = (State.STARTED, State.STARTING, State.STOPPING)
@@ -134,7 +146,7 @@ def test_a_daemon_begins_with_a_new_incarnation_and_asks_the_agent_about_every_s
     ]
     assert state.phase is Phase.VERIFYING
     state, later = step(state, Ticked(), NOW + 1.5)
-    assert only(later, fx.SendNow) == []
+    assert [sent.beat.table for sent in only(later, fx.SendNow)] == [()]
     first, second = only(effects, fx.RunAction)
     event = ActionFinished("svc1", first.action_id, first.verb, Outcome.DONE, Avail.DOWN)
     state, later = step(state, event, NOW + 1.6)
@@ -207,9 +219,9 @@ def test_an_agent_that_does_not_answer_in_time_is_an_unknown():
 def test_nothing_is_started_before_the_agent_was_asked():
     """Neither by a rule nor by a verb."""
     state, _ = begin(stored(State.STOPPED))
-    state, effects = step(state, Ticked(), NOW + 100.0)
+    state, effects = step(state, Ticked(), NOW + 50.0)
     assert only(effects, fx.RunAction) == []
-    _, effects = step(state, CommandGiven(99, "svc1", Verb.START), NOW + 100.0)
+    _, effects = step(state, CommandGiven(99, "svc1", Verb.START), NOW + 50.0)
     assert reply_code(effects) is None
     assert only(effects, fx.RunAction) == []
 
@@ -255,6 +267,34 @@ def test_a_service_removed_is_no_longer_announced_and_not_stopped():
     assert "svc1" not in state.instances
     assert [action.service for action in only(effects, fx.RunAction)] == ["svc2"]
     assert "no longer configured, was STARTED" in [j.text for j in only(effects, fx.Journal)]
+
+
+def test_a_service_that_ran_when_it_was_removed_is_an_alarm_until_it_is_back():
+    """It runs on, and a takeover would not know of it."""
+    state, _ = changed(running(), "svc2")
+    assert state.abandoned == {"svc1": State.STARTED}
+    (alarm,) = [a for a in alarms(state, Notices(), NOW) if a["service"] == "svc1"]
+    assert "it was STARTED here: nobody cares for it; put the file back" in alarm["text"]
+    state, _ = changed(state, "svc1", "svc2")
+    assert state.abandoned == {}
+
+
+def test_who_waits_for_a_service_that_is_removed_is_answered():
+    """Nothing more will ever be known of it here."""
+    state, _ = step(running(), CommandGiven(7, "svc1", Verb.STOP), NOW)
+    _, effects = changed(state)
+    (reply,) = only(effects, fx.Reply)
+    assert (reply.command_id, reply.code) == (7, ExitCode.FAILED)
+
+
+def test_a_service_added_knows_the_epochs_that_the_peer_announced_before():
+    """A start takes one above all seen, and a table that does not change is read once."""
+    state = running()
+    peer = state.peers["deb2"]
+    table = {**peer.table, "svc2": make_entry(State.STOPPED, 8, "svc2", highest_epoch=9)}
+    state = replace(state, peers={"deb2": replace(peer, table=table)})
+    state, _ = changed(state, "svc1", "svc2")
+    assert state.instances["svc2"].highest_epoch == 9
 
 
 def test_the_end_of_an_action_of_a_service_removed_is_ignored():
@@ -304,7 +344,8 @@ def test_an_unknown_instance_is_adopted_when_the_agent_can_tell(avail, expected)
     state, effects = begin(stored(State.STOPPED))
     state, _ = answer(state, effects, Avail.UNKNOWN)
     assert state.instances["svc1"].state is State.UNKNOWN
-    state, effects = step(state, ResourcesReported("svc1", avail), NOW + 1.0)
+    state, effects = step(state, ResourcesReported("svc1", Avail.DOWN), NOW + 1.0)
+    state, effects = answer(state, effects, avail)
     assert state.instances["svc1"].state is expected
     if expected is not State.UNKNOWN:
         assert effects[0].stored.instances["svc1"].state is expected
@@ -328,9 +369,56 @@ def test_a_frozen_service_that_the_agent_cannot_see_is_announced_unknown():
     ],
 )
 def test_a_frozen_service_is_announced_as_it_is_when_the_agent_can_tell(avail, expected):
-    """Once, by the background evaluation."""
+    """Once, when it is verified after a background evaluation, which alone is not believed.
+
+    That one may have looked in the middle of a start that an earlier daemon, or an operator, began.
+    """
     state, effects = begin(stored(State.FROZEN_STOP))
     state, _ = answer(state, effects, Avail.UNKNOWN)
-    state, effects = step(state, ResourcesReported("svc1", avail), NOW + 1.0)
+    state, effects = step(state, ResourcesReported("svc1", Avail.DOWN), NOW + 1.0)
+    assert [run.verb for run in only(effects, fx.RunAction)] == [ActionVerb.VERIFY]
+    assert make_our_beat(state).table[0].state is State.UNKNOWN
+    state, effects = answer(state, effects, avail)
     assert state.instances["svc1"].state is expected
     assert [entry.state for entry in only(effects, fx.SendNow)[0].beat.table] == [expected]
+
+
+# -- an agent that says nothing at all -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("booted", "avail", "expected"),
+    [
+        (False, Avail.UP, State.STARTED),
+        (False, Avail.DOWN, State.STOPPED),
+        (True, Avail.DOWN, State.STOPPED),
+    ],
+)
+def test_a_daemon_that_was_told_no_services_at_first_forgets_none_of_their_records(booted, avail, expected):
+    """Its agent could not say which there are; else all would be frozen from then on."""
+    state, effects = begin(stored(State.STARTED), booted, services=())
+    assert effects[0].stored.instances["svc1"].epoch == 3
+    state, effects = changed(state, "svc1")
+    state, effects = answer(state, effects, avail)
+    instance = state.instances["svc1"]
+    assert (instance.state, instance.epoch, instance.highest_epoch) == (expected, 3, 8)
+    state, effects = changed(state, "svc2")
+    assert set(effects[0].stored.instances) == {"svc2"}
+
+
+def test_a_verify_that_hangs_in_the_kernel_does_not_keep_the_daemon_from_deciding():
+    """The answer is unknown then; what ran counts as running, and the others are announced."""
+    state, effects = begin(stored(State.STARTED), services=("svc1", "svc2"))
+    hanging, other = only(effects, fx.RunAction)
+    event = ActionFinished(other.service, other.action_id, other.verb, Outcome.DONE, Avail.DOWN)
+    state, effects = step(state, event, NOW + 1.0)
+    late = NOW + VERIFY_LIMIT_S + QUESTION_GRACE_S
+    state, effects = step(state, Ticked(), late - 1.0)
+    assert [e.service for e in only(effects, fx.SendNow)[0].beat.table] == ["svc2"]
+    assert state.phase is Phase.VERIFYING
+    state, effects = step(state, Ticked(), late)
+    table = only(effects, fx.SendNow)[0].beat.table
+    assert [(e.service, e.state) for e in table] == [("svc1", State.STARTED), ("svc2", State.FROZEN_STOP)]
+    event = ActionFinished(hanging.service, hanging.action_id, hanging.verb, Outcome.DONE, Avail.DOWN)
+    state, _ = step(state, event, late + 1.0)
+    assert state.instances["svc1"].state is State.STARTED

@@ -21,12 +21,12 @@ from core_builders import (
 )
 
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core.config import HealPolicy, Policies
-from opensvc_hb.core.events import ActionFinished, Outcome, ResourcesReported, Ticked
-from opensvc_hb.core.healing import CONTENDING, order
+from opensvc_hb.core.config import HealPolicy, Policies, Service
+from opensvc_hb.core.events import ActionFinished, CommandGiven, Outcome, ResourcesReported, Ticked
+from opensvc_hb.core.healing import CONTENDING, goes_first, order
 from opensvc_hb.core.node_state import Liveness, Purpose, RunningAction
 from opensvc_hb.core.rules import Order
-from opensvc_hb.core.states import ActionVerb, Avail, State
+from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
 from opensvc_hb.core.step import step
 from opensvc_hb.core.turn import resources_up
 
@@ -83,6 +83,17 @@ def test_exactly_one_side_of_every_double_start_is_higher():
             entry = make_entry(other, other_epoch, resources_up=resources_up(peer))
             sides.append(order(service, me, own, them, entry))
         assert set(sides) == {Order.HIGHER, Order.LOWER}, (here, there)
+
+
+def test_exactly_one_side_goes_first_where_the_lists_of_nodes_differ():
+    """Two primaries would both stay, or wait for each other for ever; their names decide."""
+    lists = {"deb1": ("deb1", "deb2"), "deb2": ("deb2", "deb1")}
+    firsts = []
+    for node, peer in (NODES, NODES[::-1]):
+        service = Service("svc1", "svc1", lists[node])
+        firsts.append(goes_first(service, node, peer, agreed=False))
+        assert goes_first(service, node, peer, agreed=True)
+    assert firsts == [True, False]
 
 
 @pytest.mark.parametrize(("own", "peer"), list(itertools.product(State, State)))
@@ -264,3 +275,13 @@ def test_a_service_that_ran_while_the_peer_was_unheard_announces_its_addresses()
     beat = make_beat(state.config, [make_entry(State.STOPPED, 4, sequence=2)], acked=state.sequence)
     _, effects = receive(state, beat, now)
     assert [action.verb for action in only(effects, fx.RunAction)] == [ActionVerb.ANNOUNCE]
+
+
+def test_an_announcement_that_runs_gives_way_to_an_operators_stop():
+    """It is ended: addresses that are going down must not be announced."""
+    running = RunningAction(5, ActionVerb.ANNOUNCE, Purpose.ANNOUNCE, State.STARTED, NOW)
+    state = node(peer_state=State.STOPPED, action=running)
+    state, effects = step(state, CommandGiven(1, "svc1", Verb.STOP), NOW)
+    assert only(effects, fx.CancelAction) == [fx.CancelAction("svc1", 5)]
+    assert [run.verb for run in only(effects, fx.RunAction)] == [ActionVerb.STOP]
+    assert own_state(state) is State.STOPPING

@@ -23,11 +23,12 @@ from core_builders import (
 
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import Policies, TakeoverPolicy
-from opensvc_hb.core.events import Ticked
+from opensvc_hb.core.events import ActionFinished, Outcome, Ticked
+from opensvc_hb.core.messages import LinkHeard
 from opensvc_hb.core.negotiation import act, holding_rule, offer_is_settled
 from opensvc_hb.core.node_state import Liveness, Offer, Phase
 from opensvc_hb.core.rules import Verdict
-from opensvc_hb.core.states import FROZEN, PERMISSIVE, ActionVerb, Role, State
+from opensvc_hb.core.states import FROZEN, PERMISSIVE, ActionVerb, Avail, Role, State
 from opensvc_hb.core.step import step
 from opensvc_hb.core.turn import Turn
 
@@ -212,6 +213,45 @@ def test_a_void_permission_is_renewed_by_the_next_beat():
     again = make_beat(state.config, [make_entry(State.STOPPED)], sequence=61, acked=after.sequence)
     after, _ = receive(after, again, NOW + 3.1)
     assert after.instances["svc1"].state is State.STARTING
+
+
+def test_a_start_is_to_begin_while_its_permission_holds():
+    """Storing the state takes time; begun later, it would meet the peer that took us for dead."""
+    state = offering()
+    beat = make_beat(state.config, [make_entry(State.STOPPED)], acked=200)
+    after, effects = receive(state, beat, NOW + 1.0)
+    (run,) = only(effects, fx.RunAction)
+    assert run.begin_by == after.peers["deb2"].trusted_until == NOW + 3.0
+
+
+def test_a_takeover_may_begin_however_long_storing_its_state_took():
+    """No word of the peer permits it; a slow disk must not stop it."""
+    _, _, effects = look(State.STOPPED, State.STARTED, Role.PRIMARY, Liveness.UNKNOWN)
+    assert [run.begin_by for run in only(effects, fx.RunAction)] == [None]
+
+
+def test_a_start_not_begun_is_stopped_and_offered_anew():
+    """Nothing was done, so nothing has failed."""
+    state = offering()
+    beat = make_beat(state.config, [make_entry(State.STOPPED)], acked=200)
+    state, effects = receive(state, beat)
+    (run,) = only(effects, fx.RunAction)
+    late = ActionFinished("svc1", run.action_id, run.verb, Outcome.NOT_BEGUN, Avail.UNKNOWN, 1, "too late")
+    state, _ = step(state, late, NOW + 1.0)
+    assert state.instances["svc1"].state is State.START_READY
+    assert state.instances["svc1"].offer.made_at == NOW + 1.0
+
+
+def test_a_sequence_that_this_life_never_sent_gives_no_permission():
+    """A peer that lost track of our lives names the sequences of another one."""
+    state = offering()
+    beat = make_beat(state.config, [make_entry(State.STOPPED)], acked=200)
+    (hearing,) = beat.hearings
+    links = tuple(LinkHeard(heard.tag, 5000) for heard in hearing.links)
+    beat = replace(beat, hearings=(replace(hearing, links=links),))
+    after, _ = receive(state, beat)
+    assert after.peers["deb2"].trusted_until == 0.0
+    assert after.instances["svc1"].state is State.START_READY
 
 
 def test_a_beat_without_its_table_settles_nothing_until_the_table_is_held():

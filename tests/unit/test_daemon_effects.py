@@ -1,9 +1,11 @@
 """The monitor's hands: what cannot be stored is never announced, and nothing is forgotten."""
 
+from dataclasses import replace
+
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.events import Outcome, Stored
-from opensvc_hb.core.messages import Beat
-from opensvc_hb.core.states import ActionVerb
+from opensvc_hb.core.messages import Beat, Entry, Hearing, table_digest
+from opensvc_hb.core.states import ActionVerb, State
 from opensvc_hb.daemon.effects import Performer
 from opensvc_hb.daemon.store import StoreError
 from opensvc_hb.errors import ExitCode
@@ -65,6 +67,24 @@ def test_a_state_that_cannot_be_stored_is_not_announced_until_it_is(tmp_path):
     assert performer.store_problem == ""
 
 
+def test_while_states_cannot_be_stored_those_announced_last_are_repeated(tmp_path):
+    """Silence would have the peer start what runs here; what permits it must be true still."""
+
+    def beat(sequence, *states, acked=0):
+        table = tuple(Entry(f"svc{n}", state, 1, 1) for n, state in enumerate(states))
+        return Beat("n1", 1, sequence, table_digest(table), table, (Hearing("n2", 1, acked, b""),))
+
+    store, rest, performer = make(tmp_path)
+    performer.perform([fx.SendNow(beat(4, State.STARTED, State.STOPPED, State.STOPPED), with_table=False)])
+    store.broken = True
+    newest = beat(5, State.STOPPED, State.START_READY, State.STOPPED, acked=9)
+    performer.perform([fx.Persist(Stored(incarnation=1)), fx.SendNow(newest, with_table=False)])
+    said = beat(5, State.STARTED, State.UNKNOWN, State.STOPPED)
+    assert rest.calls[1:] == [("send", said, True)]
+    performer.perform([fx.SendNow(replace(newest, incarnation=2, sequence=1), with_table=False)])
+    assert rest.calls[2:] == []
+
+
 def test_no_start_begins_whose_state_cannot_be_stored(tmp_path):
     store, rest, performer = make(tmp_path)
     store.broken = True
@@ -73,6 +93,24 @@ def test_no_start_begins_whose_state_cannot_be_stored(tmp_path):
     assert name == "put"
     assert (finished.action_id, finished.outcome) == (7, Outcome.FAILED)
     assert "cannot be stored" in finished.detail
+
+
+def test_no_start_begins_after_its_permission_ran_out(tmp_path):
+    """A store that took long must not let a start loose on a peer that took us for dead."""
+    now = [100.0]
+
+    class SlowStore:
+        def write(self, stored):
+            now[0] += 4.0
+
+    rest = Recorder()
+    performer = Performer(rest, rest, SlowStore(), rest, rest, rest, lambda: now[0])
+    permitted = fx.RunAction("svc1", "svc1.env", 7, ActionVerb.START, 60.0, begin_by=103.0)
+    performer.perform([fx.Persist(Stored()), permitted])
+    ((name, finished),) = rest.calls
+    assert (name, finished.action_id, finished.outcome) == ("put", 7, Outcome.NOT_BEGUN)
+    performer.perform([replace(permitted, begin_by=105.0)])
+    assert rest.calls[-1][0] == "run"
 
 
 def test_a_stop_runs_even_when_its_state_cannot_be_stored(tmp_path):

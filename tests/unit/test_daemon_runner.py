@@ -43,6 +43,15 @@ def is_gone(pid):
     return process is None or not process.lives
 
 
+def is_waited_for(path):
+    """Tell whether a process waits for the lock of a file, as /proc/locks says."""
+    return any(
+        line.split()[1:2] == ["->"] and int(line.split()[5]) > 0
+        for line in Path("/proc/locks").read_text().splitlines()
+        if str(path.stat().st_ino) in line
+    )
+
+
 class World:
     """One node's root with fake services, the runner of its daemon, and what it answered."""
 
@@ -152,6 +161,21 @@ def test_a_start_is_answered_with_its_status_and_what_the_agent_then_says(world,
     assert (finished.outcome, finished.exit_status, finished.avail) == (Outcome.DONE, 0, Avail.MIXED)
     assert finished.detail == ""
     assert output_of(caplog, "svc1") == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(("status", "detail"), [(0, ""), (3, "exit status 3: ")])
+def test_the_first_error_that_the_agent_logs_is_the_reason(world, status, detail):
+    """Who is told that an action failed is told why, also where the exit status alone looks well."""
+    world.service(
+        "svc1",
+        "def stop():\n"
+        "    print('07:30:00 INFO    SVC1.APP#1   spawn: /srv/launcher stop')\n"
+        "    print('07:30:00 ERROR   SVC1.APP#1   script /srv/launcher is not executable')\n"
+        "    print('07:30:00 ERROR   SVC1         there were errors during app stop')\n"
+        f"    return {status}\n",
+    )
+    world.ask(world.runner(), "svc1", ActionVerb.STOP)
+    assert world.finished().detail == f"{detail}SVC1.APP#1 script /srv/launcher is not executable"
 
 
 @pytest.mark.parametrize("verb", list(ActionVerb))
@@ -298,6 +322,19 @@ def test_a_second_action_of_a_service_is_refused(world):
     assert (world.finished().action_id, third.verb) == (third.action_id, ActionVerb.STOP)
 
 
+def test_a_service_is_stopped_while_its_addresses_are_announced(world):
+    """An announcement changes nothing of the service: it holds up no action."""
+    world.holding("svc1", "announce")
+    runner = world.runner()
+    announcement = world.ask(runner, "svc1", ActionVerb.ANNOUNCE)
+    world.held_pid("svc1")
+    stop = world.ask(runner, "svc1", ActionVerb.STOP)
+    finished = world.finished()
+    assert (finished.action_id, finished.outcome) == (stop.action_id, Outcome.DONE)
+    world.let_go("svc1")
+    assert world.finished().action_id == announcement.action_id
+
+
 def test_a_bound_queues_actions_but_no_questions(world):
     """With a bound of one the second action waits for the first; a status is answered meanwhile."""
     world.holding("svc1")
@@ -372,7 +409,7 @@ def test_an_action_is_an_ordinary_process(world, caplog):
     # Signals 32 and 33 are the C library's own: it lets no program set them back.
     own = 0b11 << 31
     assert (said["ignored"] & ~own, said["blocked"]) == (0, 0)
-    assert said["files"] == 5, "stdin, stdout, stderr, the result pipe, and the listing itself"
+    assert said["files"] == 6, "stdin, stdout, stderr, the result pipe, the lock, and the listing itself"
     assert said["variables"] == ["PATH"]
 
 
@@ -386,16 +423,24 @@ def test_verify_waits_for_an_action_that_another_runner_left(world):
         world.ask(runner, "svc1", ActionVerb.VERIFY)
         world.ask(runner, "svc2", ActionVerb.VERIFY)
         assert world.finished().service == "hb-svc2"
-        wait_for(
-            lambda: any(
-                line.split()[1:2] == ["->"] and int(line.split()[5]) > 0
-                for line in Path("/proc/locks").read_text().splitlines()
-                if str(os.fstat(lock.fileno()).st_ino) in line
-            ),
-            "the verification to wait for the lock",
-        )
+        wait_for(lambda: is_waited_for(locks / "svc1"), "the verification to wait for the lock")
         assert world.inbox.empty()
     assert world.finished().avail is Avail.UP
+
+
+def test_verify_waits_for_a_start_that_has_not_come_to_the_services_lock(world):
+    """A daemon killed just then, and started again, must not find that nothing runs here."""
+    world.holding("svc1")
+    world.ask(world.runner(), "svc1")
+    world.held_pid("svc1")
+    after = world.runner()
+    world.ask(after, "svc1", ActionVerb.VERIFY)
+    world.ask(after, "svc2", ActionVerb.VERIFY)
+    assert world.finished().service == "hb-svc2"
+    begun = world.top / "var/lib/opensvc/lock/.svc1.begun"
+    wait_for(lambda: is_waited_for(begun), "the verification to wait for the start")
+    world.let_go("svc1")
+    assert sorted(world.finished().verb.value for _ in range(2)) == ["start", "verify"]
 
 
 def test_declarations_arrive_as_services(world):

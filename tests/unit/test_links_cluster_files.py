@@ -194,7 +194,8 @@ def test_links_missing_files_are_one_error(tmp_path):
     """A file that is not there is said with its path."""
     with pytest.raises(ConfigurationErrors) as caught:
         read_nodes(tmp_path / "nodes")
-    assert str(caught.value) == f"{tmp_path}/nodes: does not exist"
+    said = "does not exist: it holds a node name per line, the same on every node"
+    assert str(caught.value) == f"{tmp_path}/nodes: {said}"
 
 
 def test_links_nodes_file_errors_are_reported_together(tmp_path):
@@ -224,3 +225,5 @@ def test_links_shared_digest_sees_what_nodes_must_agree_on(monitor):
     assert shared_digest(NODES[::-1], other_order, service) == digest
     assert shared_digest(NODES, links, {"svc1": Service("svc1", "svc1", NODES[::-1])}) != digest
     assert shared_digest(NODES, (make_link(timeout_s=11.0), *links[1:]), service) != digest
+    alone = Service("svc2", "svc2", NODES[:1])
+    assert shared_digest(NODES, links, {**service, "svc2": alone}) == digest
