@@ -155,6 +155,8 @@ def _note_changes(turn: Turn, peer: Peer, table: Dict[str, Entry]) -> None:
 def _note_maintenance(turn: Turn, peer: Peer) -> Peer:
     """Remember, before it is acknowledged, what the peer's operator froze started."""
     frozen = frozenset(n for n, e in peer.table.items() if e.state is State.FROZEN_START)
+    # What a daemon that has just started does not name yet, it has not said otherwise of.
+    frozen |= peer.maintenance - frozenset(peer.table)
     if frozen == peer.maintenance:
         return peer
     turn.persist()

@@ -13,6 +13,7 @@ from typing import List, Optional
 
 from opensvc_hb.core.config import Service, TakeoverPolicy
 from opensvc_hb.core.healing import goes_first, order, settle_contest, yield_here
+from opensvc_hb.core.membership import PERMISSION_SHARE
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Offer, Peer, Purpose
 from opensvc_hb.core.rules import Order, Rule, Situation, Verdict, decide, strictest
 from opensvc_hb.core.states import ActionVerb, Role, State
@@ -151,7 +152,7 @@ def start(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
 
 
 def _permitted_until(turn: Turn, service: Service) -> Optional[float]:
-    """Return when what the peers said stops to be leave to start; None when none was asked.
+    """Return when what the peers said, or their silence, stops to be leave to start; None for never.
 
     The shell looks once more before it begins: storing the state may have taken that long.
     """
@@ -162,4 +163,7 @@ def _permitted_until(turn: Turn, service: Service) -> Optional[float]:
             moments.append(peer.trusted_until)
         elif peer is not None and peer.liveness is Liveness.LEFT and peer.left_until is not None:
             moments.append(peer.left_until)
+        elif peer is not None and peer.liveness is Liveness.UNKNOWN and not peer.confirmed_dead:
+            # Silence is no leave for long: a peer that came back meanwhile waits in the queue.
+            moments.append(turn.now + PERMISSION_SHARE * turn.config.longest_timeout_s)
     return min(moments, default=None)

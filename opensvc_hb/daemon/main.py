@@ -188,6 +188,7 @@ class Daemon:
     def _start_links(self, config: Config, keyring: Keyring, floors: Mapping[str, int]) -> Links:
         links = Links(config, keyring, floors, self._inbox.put, clock)
         links.start()
+        self._hasten_links()
         return links
 
     def _was_booted(self) -> bool:
@@ -251,15 +252,19 @@ class Daemon:
     def _become_realtime(self) -> None:
         """Ask for priority for the threads that beat and decide, and locked memory for all."""
         report = realtime.become_realtime()
-        for thread in threading.enumerate():
-            if thread.native_id is not None and _carries_beats(thread.name):
-                realtime.make_thread_realtime(thread_id=thread.native_id)
+        self._hasten_links()
         self._board.realtime = "; ".join(
             f"{grant.what}: {grant.detail}" if grant.granted else f"no {grant.what}: {grant.detail}"
             for grant in report.grants
         )
         for grant in report.refused:
             log.info("goes on without %s: %s", grant.what, grant.detail)
+
+    def _hasten_links(self) -> None:
+        """Give the links' threads their priority, those of a reload too."""
+        for thread in threading.enumerate():
+            if thread.native_id is not None and _carries_beats(thread.name):
+                realtime.make_thread_realtime(thread_id=thread.native_id)
 
     def _install_signals(self, configuration: Configuration) -> None:
         def stop(_number: int, _frame: object) -> None:

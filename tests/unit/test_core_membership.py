@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from core_builders import (
+    NODES,
     NOW,
     TIMEOUT_S,
     make_beat,
@@ -32,11 +33,12 @@ from opensvc_hb.core.events import (
 )
 from opensvc_hb.core.messages import Entry, link_tag, table_digest
 from opensvc_hb.core.node_state import Liveness, Sent, new_node
-from opensvc_hb.core.states import State
+from opensvc_hb.core.states import ActionVerb, State, Verb
 from opensvc_hb.core.step import step
 from opensvc_hb.core.turn import make_beat as make_our_beat
 from opensvc_hb.core.turn import sent_at
 from opensvc_hb.daemon.report import Notices, alarms
+from opensvc_hb.sim.world import World
 
 LINKS = ("net", "unicast", "dio")
 
@@ -594,3 +596,25 @@ def test_a_peers_new_life_is_not_told_what_was_heard_of_the_one_before():
     state, _ = receive(state, beat, NOW + 1.0)
     (hearing,) = make_our_beat(state).hearings
     assert [heard.sequence for heard in hearing.links] == [1, 0]
+
+
+def test_maintenance_is_kept_while_a_restarted_peer_does_not_name_the_service_yet():
+    """A daemon that still asks its agent has not said otherwise."""
+    world = World((make_config(NODES[0]), make_config(NODES[1])))
+    for name in NODES:
+        world.boot(name)
+    world.run(2)
+    world.command(NODES[1], "svc1", Verb.UNFREEZE)
+    world.run(3)
+    world.command(NODES[1], "svc1", Verb.FREEZE_START)
+    world.command(NODES[0], "svc1", Verb.UNFREEZE)
+    world.run(3)
+    assert world.hosts[NODES[0]].core.peers[NODES[1]].maintenance == {"svc1"}
+    world.kill_daemon(NODES[1])
+    world.action_s[(NODES[1], "svc1", ActionVerb.VERIFY)] = 30.0
+    world.boot(NODES[1], booted=False)
+    world.run(5)
+    assert world.hosts[NODES[0]].core.peers[NODES[1]].maintenance == {"svc1"}
+    world.kill(NODES[1])
+    world.run(60)
+    assert world.state(NODES[0], "svc1") == "STOPPED"
