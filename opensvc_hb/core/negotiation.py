@@ -14,7 +14,7 @@ from typing import List, Optional
 from opensvc_hb.core.config import Service, TakeoverPolicy
 from opensvc_hb.core.healing import goes_first, order, settle_contest, yield_here
 from opensvc_hb.core.membership import PERMISSION_SHARE
-from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Offer, Peer, Purpose
+from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Offer, Peer, Purpose, is_going
 from opensvc_hb.core.rules import Order, Rule, Situation, Verdict, decide, strictest
 from opensvc_hb.core.states import ActionVerb, Role, State
 from opensvc_hb.core.turn import Turn, change_state, decision_inputs
@@ -60,7 +60,7 @@ def situation(state: NodeState, instance: Instance, peer: Peer, now: float) -> S
         ),
         ask=config.policies.takeover is TakeoverPolicy.ASK and not peer.confirmed_dead,
         handing=instance.handing_until is not None and now < instance.handing_until,
-        going=state.phase.value not in ("running", "verifying"),
+        going=is_going(state.phase),
     )
 
 
@@ -75,7 +75,7 @@ def holding_rule(state: NodeState, instance: Instance, now: float) -> Rule:
         if peer is not None:
             rules.append(decide(situation(state, instance, peer, now)))
     if not rules:
-        going = state.phase.value not in ("running", "verifying")
+        going = is_going(state.phase)
         alone = Situation(instance.state, Role.PRIMARY, Liveness.NOBODY, State.UNKNOWN, going=going)
         rules.append(decide(alone))
     return strictest(rules)

@@ -235,6 +235,11 @@ class Phase(enum.Enum):
     GONE = "gone"
 
 
+def is_going(phase: Phase) -> bool:
+    """Tell whether a daemon in this phase is on its way out: it starts nothing."""
+    return phase not in (Phase.RUNNING, Phase.VERIFYING)
+
+
 @dataclass(frozen=True)
 class Sent:
     """When a beat of ours was made (at the latest when it was sent)."""

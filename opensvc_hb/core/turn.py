@@ -24,6 +24,7 @@ from opensvc_hb.core.node_state import (
     RunningAction,
     Sent,
     Waiting,
+    is_going,
 )
 from opensvc_hb.core.states import FROZEN, ActionVerb, Avail, State, Verb
 from opensvc_hb.errors import ExitCode
@@ -59,7 +60,7 @@ class Turn:
     @property
     def going(self) -> bool:
         """Tell whether this daemon is on its way out: it starts nothing."""
-        return self.state.phase not in (Phase.RUNNING, Phase.VERIFYING)
+        return is_going(self.state.phase)
 
     @property
     def next_sequence(self) -> int:
