@@ -212,7 +212,7 @@ def test_the_shipped_examples_are_valid(on_debian, installed, tmp_path):
     assert (judged.returncode, judged.stderr) == (0, ""), judged.stdout
     checked = on_debian("hbmgr", "config", "check")
     assert (checked.returncode, checked.stderr) == (0, ""), checked.stdout
-    assert "6 links and 1 services" in checked.stdout
+    assert "6 links and 1 service " in checked.stdout
 
 
 def test_the_manual_pages_are_clean():
