@@ -150,8 +150,8 @@ def _read_file(path: Path, values: Dict[str, Any], errors: List[ConfigurationErr
     known = {o.name: o for o in OPTIONS}
     try:
         configuration = read(path)
-    except ConfigurationError as unreadable:
-        errors.extend(getattr(unreadable, "errors", (unreadable,)))
+    except ConfigurationErrors as unreadable:
+        errors.extend(unreadable.errors)
         return
     for section in configuration.sections:
         for entry in configuration.entries(section):

@@ -60,3 +60,16 @@ def test_a_file_that_is_not_ini_names_the_line(tmp_path):
     (tmp_path / "hb.conf").write_text("[hb]\nthis is nothing\n")
     with pytest.raises(ConfigurationErrors, match=r"hb\.conf:2: 'this is nothing' is neither"):
         read_settings(tmp_path)
+
+
+def test_a_file_that_is_not_ini_hides_no_error_of_another(tmp_path):
+    (tmp_path / "hb.conf").write_text("[hb]\nthis is nothing\nnor this\n")
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "site.conf").write_text("[hb]\nheal = maybe\n")
+    with pytest.raises(ConfigurationErrors) as refused:
+        read_settings(tmp_path)
+    assert [(error.path, error.line) for error in refused.value.errors] == [
+        (str(tmp_path / "hb.conf"), 2),
+        (str(tmp_path / "hb.conf"), 3),
+        (str(tmp_path / "conf.d" / "site.conf"), 2),
+    ]
