@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
 
+from probe_service import lock_holder, lock_path
+
 
 @dataclass(frozen=True)
 class Span:
@@ -46,6 +48,18 @@ def read_lines(log: Path) -> List[Tuple[float, str, str, str, int, str]]:
             at, node, service, run, pid, word = line.split()
             lines.append((float(at), node, service, run, int(pid), word))
     return sorted(lines)
+
+
+def goes_on(log: Path, span: Span) -> bool:
+    """Tell whether the process of a span exists and is not paused."""
+    pid = lock_holder(lock_path(log, span.node, span.service))
+    try:
+        status = Path(f"/proc/{pid}/status").read_text() if pid else ""
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    is_paused = fields.get("State", "").strip().startswith("T")
+    return bool(fields) and not is_paused and int(fields["NSpid"].split()[-1]) == span.pid
 
 
 def spans(log: Path, service: Optional[str] = None, pause_s: Optional[float] = None) -> List[Span]:

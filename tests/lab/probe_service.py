@@ -43,24 +43,29 @@ def write_line(options, run, word):
         os.close(descriptor)
 
 
-def lock_path(options):
+def lock_path(log, node, service):
     """The file that the process of this service on this node holds a lock on."""
-    return f"{options.log}.{options.node}.{options.service}.lock"
+    return f"{log}.{node}.{service}.lock"
+
+
+def lock_holder(path):
+    """Return the pid, in the caller's PID namespace, of the process that holds a lock, 0 for none."""
+    with open(path, "a+") as file:
+        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _whence, _start, _length, pid = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+        return 0 if kind == fcntl.F_UNLCK else pid
 
 
 def holder(options):
     """Return the pid of the living process of this service on this node, 0 for none."""
-    with open(lock_path(options), "a+") as file:
-        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _whence, _start, _length, pid = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
-        return 0 if kind == fcntl.F_UNLCK else pid
+    return lock_holder(lock_path(options.log, options.node, options.service))
 
 
 def live(options, told):
     """Be the service, until SIGTERM. A second one at the same time does not get past the lock."""
     run = uuid.uuid4().hex[:8]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGINT})
-    lock = open(lock_path(options), "a+")  # noqa: SIM115  # held for life
+    lock = open(lock_path(options.log, options.node, options.service), "a+")  # noqa: SIM115  # held for life
     fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     write_line(options, run, "started")
     os.write(told, b"+")
