@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Mapping, Tuple
+from typing import Dict, Mapping, Tuple
 
 from opensvc_hb.core.states import Role
 
@@ -58,6 +58,16 @@ class HealPolicy(enum.Enum):
     STOP = "stop"
 
 
+class LeasePolicy(enum.Enum):
+    """Whether what runs here needs the lease of the shared disk."""
+
+    AUTO = "auto"
+    """Yes where every node has a disk link."""
+    NO = "no"
+    YES = "yes"
+    """As AUTO, and a monitor file without disk links is an error."""
+
+
 class TakeoverPolicy(enum.Enum):
     """Whether a takeover from a silent peer needs an operator."""
 
@@ -94,6 +104,7 @@ class Policies:
     wait_for_peer_s: float = 90.0
     takeover: TakeoverPolicy = TakeoverPolicy.AUTOMATIC
     takeover_frozen: bool = False
+    lease: LeasePolicy = LeasePolicy.AUTO
     heal: HealPolicy = HealPolicy.FREEZE
     restart_within_s: float = 60.0
     leave_within_s: float = 600.0
@@ -132,6 +143,20 @@ class Config:
     def beat_interval_s(self) -> float:
         """Seconds between steady beats: 1, or a fifth of the shortest timeout if that is less."""
         return min([1.0] + [link.timeout_s / 5 for link in self.links if link.node == self.node])
+
+    @property
+    def lease_links(self) -> Mapping[str, Link]:
+        """By node, the link whose slot carries its lease: its first disk link. Empty: no lease.
+
+        A lease needs a slot of every node; other disk links carry beats only.
+        """
+        if self.policies.lease is LeasePolicy.NO or len(self.nodes) < 2:
+            return {}
+        found: Dict[str, Link] = {}
+        for link in self.links:
+            if link.type.is_disk:
+                found.setdefault(link.node, link)
+        return found if all(node in found for node in self.nodes) else {}
 
     def links_from(self, node: str) -> Tuple[Link, ...]:
         """Return the links on which `node` sends."""

@@ -70,6 +70,27 @@ class Persist:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Have the guardian hold a deadline: every order replaces the one before.
+
+    An order that adds a service is confirmed by the guardian before any later effect is
+    performed; a start that it did not confirm is not begun (`NOT_BEGUN`).
+
+    Args:
+        until: clock seconds at which these instances begin to be ended, unless a later order says
+            otherwise; the guardian's own deadlines follow from it and `timeout_s`.
+        timeout_s: T, the longest timeout of the monitor file.
+        services: hb name and svcname of each instance that may live here and needs the lease.
+        ending: hb names of those that this daemon itself is ending now.
+    """
+
+    until: float
+    timeout_s: float
+    services: Tuple[Tuple[str, str], ...]
+    ending: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Journal:
     """Write one entry of the event journal.
 
@@ -105,4 +126,4 @@ class Exit:
     reason: str
 
 
-Effect = Union[SendNow, AskLinks, ArmTimer, RunAction, CancelAction, Persist, Journal, Reply, Exit]
+Effect = Union[SendNow, AskLinks, ArmTimer, RunAction, CancelAction, Persist, Guard, Journal, Reply, Exit]

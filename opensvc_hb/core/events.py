@@ -28,11 +28,68 @@ class LinkFailed:
 
 
 @dataclass(frozen=True)
+class SlotView:
+    """What a listener has seen of the other end's slot, by its reads at their usual pace.
+
+    Args:
+        read_at: when the newest read began, which was after the question that this answers.
+        unchanged_since: when the read that first showed the present content had ended. A first
+            sight, and content that cannot be read, is torn, foreign, never written or of an older
+            life, was seen first by the newest read, however often it was seen.
+        digest: of the whole slot; equal for equal content.
+        problem: why this content is no lease's, one line; "" for the slot of a node of ours.
+        longest_timeout_s: T as the slot's lease block says; 0 when it says none.
+    """
+
+    read_at: float
+    unchanged_since: float
+    digest: bytes
+    problem: str = ""
+    longest_timeout_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class LinkDrained:
-    """A listener answers `AskLinks`: all that had arrived was handed over before this event."""
+    """A listener answers `AskLinks`: all that had arrived was handed over before this event.
+
+    Args:
+        slot: of a disk link, what its newest read showed; that read began after the question.
+            None for other links, and when the slot could not be read.
+    """
 
     link_id: str
     token: int
+    slot: Optional[SlotView] = None
+
+
+@dataclass(frozen=True)
+class SlotWritten:
+    """Our slot was written, read back past every cache, and is as we wrote it.
+
+    Args:
+        incarnation, sequence: of the beat in it.
+        began_at: clock seconds, from before the write.
+    """
+
+    link_id: str
+    incarnation: int
+    sequence: int
+    began_at: float
+
+
+@dataclass(frozen=True)
+class GuardianActed:
+    """The guardian did something to instances of this node, or cannot be reached; for people.
+
+    Args:
+        services: the services concerned, () for all.
+        what: one line.
+        alarm: an operator should look.
+    """
+
+    services: Tuple[str, ...]
+    what: str
+    alarm: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,7 +175,11 @@ class ConfigurationChanged:
 
 @dataclass(frozen=True)
 class StoredInstance:
-    """What the store held of one of this node's instances."""
+    """What the store held of one of this node's instances.
+
+    Args:
+        excused: it is FROZEN_START, and every peer has acknowledged that: no lease is needed.
+    """
 
     state: State
     state_sequence: int
@@ -127,6 +188,7 @@ class StoredInstance:
     frozen_by: str = ""
     frozen_reason: str = ""
     frozen_wall: str = ""
+    excused: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,11 +199,13 @@ class StoredPeer:
         incarnation: the highest accepted.
         restarting_for_s: a restart promise not yet used up, seconds; 0 for none.
         maintenance: services that this peer announced as FROZEN_START.
+        confirmed_dead: an operator vouched for its death, and it was not heard since.
     """
 
     incarnation: int = 0
     restarting_for_s: float = 0.0
     maintenance: Tuple[str, ...] = ()
+    confirmed_dead: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,11 +219,17 @@ class Stored:
 
 @dataclass(frozen=True)
 class DaemonStarted:
-    """A daemon begins its life. `booted` tells a boot of the node from a restart of the daemon."""
+    """A daemon begins its life. `booted` tells a boot of the node from a restart of the daemon.
+
+    Args:
+        lease_until: the deadline that the guardian holds for this node's instances: from then on it
+            ends them. None when it knows of none: it guards nothing, or has just begun itself.
+    """
 
     config: Config
     stored: Stored
     booted: bool
+    lease_until: Optional[float] = None
 
 
 class StopKind(enum.Enum):
@@ -190,6 +260,8 @@ Event = Union[
     BeatReceived,
     LinkFailed,
     LinkDrained,
+    SlotWritten,
+    GuardianActed,
     Ticked,
     ActionFinished,
     CommandGiven,

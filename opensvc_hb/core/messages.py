@@ -78,6 +78,8 @@ class Beat:
         longest_timeout_s: T, the longest timeout of the sender's monitor file.
         restarting_for_s: above 0, the sender's daemon restarts and asks its peers to wait so long.
         left: the last word of this incarnation: every instance has ended as the table says.
+        claims: the silent node whose lease the sender claims, "" for none. It travels in the lease
+            block of a slot only: a claim is for the disk.
     """
 
     sender: str
@@ -90,6 +92,7 @@ class Beat:
     longest_timeout_s: float = 0.0
     restarting_for_s: float = 0.0
     left: bool = False
+    claims: str = ""
 
     def hearing_of(self, node: str) -> Optional[Hearing]:
         """Return what the sender says of `node`, None when it says nothing."""
@@ -97,6 +100,25 @@ class Beat:
             if hearing.node == node:
                 return hearing
         return None
+
+
+@dataclass(frozen=True)
+class LeaseBlock:
+    """What a node's slot says of its lease, in a block of its own, in every write.
+
+    Args:
+        sequence: of the beat in the same write.
+        writes: grows with each write of this incarnation: no two writes are alike.
+        longest_timeout_s: T of the writer: a contender uses the larger of both.
+        claims: the silent node whose lease the writer claims, "" for none.
+    """
+
+    node: str
+    incarnation: int
+    sequence: int
+    writes: int
+    longest_timeout_s: float
+    claims: str = ""
 
 
 def repeated(announced: Beat, newest: Beat) -> Optional[Beat]:

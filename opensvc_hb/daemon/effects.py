@@ -107,6 +107,8 @@ class Performer:
             self._runner.cancel(effect)
         elif isinstance(effect, fx.Journal):
             self._note(effect)
+        elif isinstance(effect, fx.Guard):
+            pass  # core gives none yet
         elif isinstance(effect, fx.Reply):
             reply = self._replies.pop(effect.command_id, None)
             if reply is not None:
