@@ -7,13 +7,14 @@ announces STOPPED or FROZEN_STOP while an instance may live here, since these ar
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Optional
 
+from opensvc_hb.core import lease
 from opensvc_hb.core.departure import stopping
-from opensvc_hb.core.events import DaemonStarted, DaemonStopping, Stored, StoredInstance
+from opensvc_hb.core.events import DaemonStarted, DaemonStopping, StoredInstance
 from opensvc_hb.core.membership import new_peer
-from opensvc_hb.core.node_state import Freeze, Instance, NodeState, Peer, Phase, Purpose
+from opensvc_hb.core.node_state import Freeze, Instance, Lease, NodeState, Peer, Phase, Purpose
+from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import FROZEN, ActionVerb, Avail, State
 from opensvc_hb.core.turn import Turn
 
@@ -72,13 +73,14 @@ def begin(turn: Turn, event: DaemonStarted) -> None:
         last_at=turn.now,
         phase=Phase.VERIFYING,
         incarnation=event.stored.incarnation + 1,
-        next_beat_at=turn.now + event.config.beat_interval_s,
+        lease=_inherited_lease(event, turn.now),
+        # What runs here needs the lease renewed soon: the first beat does not wait.
+        next_beat_at=turn.now + (event.config.beat_interval_s if event.lease_until is None else 0.0),
     )
     turn.state = state
     turn.instances = {}
     turn.peers = {
-        node: _stored_peer(new_peer(state, node, turn.now), event.stored, turn.now)
-        for node in event.config.peers
+        node: _stored_peer(new_peer(state, node, turn.now), event, turn.now) for node in event.config.peers
     }
     turn.journal(
         "",
@@ -96,8 +98,25 @@ def begin(turn: Turn, event: DaemonStarted) -> None:
     verified(turn)
 
 
-def _stored_peer(peer: Peer, stored: Stored, now: float) -> Peer:
-    record = stored.peers.get(peer.node)
+def _inherited_lease(event: DaemonStarted, now: float) -> Lease:
+    """Return our lease as the guardian kept it.
+
+    Where there is a disk, an age that is unknown or past ends what runs here. Without one there is
+    no better knowledge to be had than that the daemon is back.
+    """
+    until = event.lease_until
+    leased = bool(event.config.lease_links)
+    return lease.inherited(until, is_unknown=leased if until is None else now >= until)
+
+
+def _stored_peer(peer: Peer, event: DaemonStarted, now: float) -> Peer:
+    """Return what an earlier daemon knew of a peer.
+
+    An operator's word that it is dead is of before: it holds on only once this daemon has heard
+    nothing of the peer for the timeout, and not across a boot of this node, which takes so long
+    that the peer may well be back by now.
+    """
+    record = event.stored.peers.get(peer.node)
     if record is None:
         return peer
     promised = now + record.restarting_for_s if record.restarting_for_s > 0 else None
@@ -107,6 +126,7 @@ def _stored_peer(peer: Peer, stored: Stored, now: float) -> Peer:
         promise_s=record.restarting_for_s,
         promised_until=promised,
         maintenance=frozenset(record.maintenance),
+        confirmed_dead=record.confirmed_dead and not event.booted,
     )
 
 
@@ -139,6 +159,7 @@ def add_service(turn: Turn, name: str, record: Optional[StoredInstance], booted:
             since=turn.now,
             verified=False,
             freeze=freeze,
+            excused=record.excused and before is State.FROZEN_START,
         )
     )
     limit_s = VERIFY_LIMIT_S
@@ -159,6 +180,8 @@ def adopt(turn: Turn, instance: Instance, avail: Avail) -> None:
             state_sequence=instance.state_sequence + (target is not before),
             resources=avail,
             freeze=instance.freeze if target in FROZEN else None,
+            frozen_at=turn.next_sequence if target is State.FROZEN_START else None,
+            excused=instance.excused and target is State.FROZEN_START,
             since=turn.now,
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Dict, Mapping, Tuple
 
 from opensvc_hb.core.states import Role
@@ -129,22 +130,22 @@ class Config:
     policies: Policies = Policies()
     digest: bytes = b""
 
-    @property
+    @cached_property
     def peers(self) -> Tuple[str, ...]:
         """The other nodes, in listed order."""
         return tuple(n for n in self.nodes if n != self.node)
 
-    @property
+    @cached_property
     def longest_timeout_s(self) -> float:
         """T of the design: the longest timeout of the monitor file."""
         return max((link.timeout_s for link in self.links), default=10.0)
 
-    @property
+    @cached_property
     def beat_interval_s(self) -> float:
         """Seconds between steady beats: 1, or a fifth of the shortest timeout if that is less."""
         return min([1.0] + [link.timeout_s / 5 for link in self.links if link.node == self.node])
 
-    @property
+    @cached_property
     def lease_links(self) -> Mapping[str, Link]:
         """By node, the link whose slot carries its lease: its first disk link. Empty: no lease.
 

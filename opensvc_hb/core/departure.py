@@ -8,11 +8,11 @@ ordinary timeout, as for a daemon that was killed.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from opensvc_hb.core import effects as fx
+from opensvc_hb.core import lease
 from opensvc_hb.core.events import DaemonStopping, StopKind
 from opensvc_hb.core.node_state import Instance, Liveness, Phase, Purpose
+from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import ActionVerb, State
 from opensvc_hb.core.turn import Turn, change_state
 from opensvc_hb.errors import ExitCode
@@ -73,6 +73,8 @@ def progress(turn: Turn) -> None:
     word = "LEFT" if turn.state.phase is Phase.LEFT else "the restart"
     turn.journal("", "node", "the daemon exits", f"{word}: {text}")
     turn.reply(turn.state.farewell_command, ExitCode.DONE, f"{word}: {text}")
+    if turn.state.phase is Phase.RESTARTING:
+        lease.promised(turn)
     turn.effects.append(fx.Exit(f"{word}: {text}"))
     turn.update(phase=Phase.GONE, phase_until=None)
 
@@ -93,9 +95,9 @@ def _end_instances(turn: Turn) -> None:
 def _end(turn: Turn, instance: Instance) -> None:
     """Stop one instance; a start under way is cancelled first."""
     action = instance.action
-    if action is not None and action.verb is ActionVerb.START and not instance.yielding:
+    if action is not None and action.verb is ActionVerb.START and instance.yielding is None:
         turn.effects.append(fx.CancelAction(instance.service, action.action_id))
-        turn.put(replace(instance, yielding=True))
+        turn.put(replace(instance, yielding=Purpose.LEAVE))
         return
     instance = turn.drop_announcement(instance)
     if instance.action is not None or instance.state not in (State.STARTED, State.FROZEN_START):
@@ -107,6 +109,6 @@ def stop_to_leave(turn: Turn, instance: Instance, reason: str) -> None:
     """Run the stop action of an instance of a node that leaves; a frozen one stays frozen."""
     then = State.FROZEN_STOP if instance.state is State.FROZEN_START else State.STOPPED
     limit_s = turn.config.services[instance.service].stop_limit_s
-    instance = replace(instance, freeze_next=instance.freeze, yielding=False)
+    instance = replace(instance, freeze_next=instance.freeze, yielding=None)
     instance = change_state(turn, instance, State.STOPPING, reason)
     turn.run(instance, ActionVerb.STOP, Purpose.LEAVE, then, limit_s)

@@ -12,8 +12,10 @@ Pure. Called by the guardian process and by the simulator.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import FrozenSet, List, Mapping, Optional, Tuple, Union
+
+from opensvc_hb.core.records import replace
 
 END_SHARE = 0.6
 """The daemon begins to end its instances when the lease is this share of T old."""
@@ -80,10 +82,11 @@ Deed = Union[StopInstance, KillInstance, ResetNode]
 
 @dataclass(frozen=True)
 class Watch:
-    """What the guardian knows: the order in force, and how far it has gone with each service."""
+    """What the guardian knows: the order in force, how far it went with each service, when it killed."""
 
     order: Optional[Order] = None
     done: Mapping[str, Done] = field(default_factory=dict)
+    killed_at: Mapping[str, float] = field(default_factory=dict)
 
 
 def ordered(watch: Watch, order: Order) -> Watch:
@@ -91,7 +94,7 @@ def ordered(watch: Watch, order: Order) -> Watch:
     names = {name for name, _ in order.services}
     if watch.order is None or order.until > watch.order.until:
         return Watch(order)
-    return Watch(order, {name: done for name, done in watch.done.items() if name in names})
+    return replace(watch, order=order, done={n: done for n, done in watch.done.items() if n in names})
 
 
 def look(watch: Watch, gone: FrozenSet[str], now: float) -> Tuple[Watch, Tuple[Deed, ...], Optional[float]]:
@@ -109,21 +112,24 @@ def look(watch: Watch, gone: FrozenSet[str], now: float) -> Tuple[Watch, Tuple[D
     if now < order.at(STOP_SHARE):
         return watch, (), order.at(STOP_SHARE)
     deeds: List[Deed] = []
-    done = dict(watch.done)
+    done, killed_at = dict(watch.done), dict(watch.killed_at)
+    look_s = min(LOOK_MAX_S, order.timeout_s / LOOKS_PER_TIMEOUT)
     left = [(service, svcname) for service, svcname in order.services if service not in gone]
     limit_s = max(0.0, order.at(RESET_SHARE) - now)
     for service, svcname in left:
         level = done.get(service, Done.NOTHING)
         if now >= order.at(KILL_SHARE) and level < Done.KILLED:
             done[service] = Done.KILLED
+            killed_at[service] = now
             deeds.append(KillInstance(service, svcname))
             deeds.append(StopInstance(service, svcname, limit_s))
         elif level < Done.STOPPED and service not in order.ending:
             done[service] = Done.STOPPED
             deeds.append(StopInstance(service, svcname, limit_s))
-    held = tuple(service for service, _ in left if done.get(service, Done.NOTHING) < Done.RESET)
-    if now >= order.at(RESET_SHARE) and held and not deeds:
+    # A node that slept through all of it kills first: that has one look's time to be enough.
+    held = tuple(s for s, _ in left if done.get(s) is Done.KILLED and now >= killed_at[s] + look_s)
+    if now >= order.at(RESET_SHARE) and held:
         done.update(dict.fromkeys(held, Done.RESET))
         deeds.append(ResetNode(held))
-    next_at = now + min(LOOK_MAX_S, order.timeout_s / LOOKS_PER_TIMEOUT) if left else None
-    return replace(watch, done=done), tuple(deeds), next_at
+    next_at = now + look_s if left else None
+    return replace(watch, done=done, killed_at=killed_at), tuple(deeds), next_at

@@ -6,10 +6,10 @@ the other has it, fails, or does not begin in time: then the ordinary rules are 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Optional
 
 from opensvc_hb.core.node_state import Instance, Liveness, Peer
+from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import State, Verb
 from opensvc_hb.core.turn import Turn
 from opensvc_hb.errors import ExitCode

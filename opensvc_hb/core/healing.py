@@ -7,16 +7,17 @@ primary. Only the lower side acts, and only when it hears the higher one.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Optional
 
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import HealPolicy, Service
 from opensvc_hb.core.messages import Entry
 from opensvc_hb.core.node_state import Freeze, Instance, Liveness, Purpose
+from opensvc_hb.core.records import replace
 from opensvc_hb.core.rules import Order, Rule
 from opensvc_hb.core.states import ActionVerb, Avail, State
-from opensvc_hb.core.turn import Turn, change_state, resources_up
+from opensvc_hb.core.summary import resources_up
+from opensvc_hb.core.turn import Turn, change_state
 
 HEALED = "healing of a double start"
 """Who froze the side that yielded; an operator unfreezes it once the data were looked at."""
@@ -51,9 +52,9 @@ def yield_here(turn: Turn, instance: Instance, rule: Rule) -> None:
     """Stop this side: its start is cancelled first if it is still under way."""
     action = instance.action
     if action is not None and action.verb is ActionVerb.START:
-        if not instance.yielding:
+        if instance.yielding is None:
             turn.effects.append(fx.CancelAction(instance.service, action.action_id))
-            instance = turn.put(replace(instance, yielding=True))
+            instance = turn.put(replace(instance, yielding=Purpose.HEAL))
             turn.journal(instance.service, "alarm", "start cancelled", rule.sentence, rule.id)
         return
     instance = turn.drop_announcement(instance)
@@ -65,7 +66,7 @@ def yield_here(turn: Turn, instance: Instance, rule: Rule) -> None:
 def stop_to_heal(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
     """Run the stop action of the side that yields."""
     service = turn.config.services[instance.service]
-    instance = change_state(turn, replace(instance, yielding=False), State.STOPPING, reason, rule, "alarm")
+    instance = change_state(turn, replace(instance, yielding=None), State.STOPPING, reason, rule, "alarm")
     turn.run(instance, ActionVerb.STOP, Purpose.HEAL, State.STOPPED, service.stop_limit_s)
 
 

@@ -8,14 +8,16 @@ its listeners are asked to hand over what has arrived.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Dict, List, Optional, Tuple
 
 from opensvc_hb.core import effects as fx
+from opensvc_hb.core import lease
 from opensvc_hb.core.events import BeatReceived, LinkDrained, LinkFailed
 from opensvc_hb.core.messages import Beat, Entry, Hearing, link_tag
 from opensvc_hb.core.node_state import Drain, Liveness, NodeState, Offer, Peer, PeerLink
+from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import RUNNING, State
+from opensvc_hb.core.summary import summary_of
 from opensvc_hb.core.turn import Turn, age_text, sent_at
 
 PERMISSION_SHARE = 0.6
@@ -54,7 +56,9 @@ def hear(turn: Turn, event: BeatReceived) -> None:
     completes = beat.sequence == peer.sequence and beat.table is not None and not peer.table_current
     if newest or completes:
         peer = _take_in(turn, peer, beat)
-    peer = replace(peer, drain=None, confirmed_dead=False)
+    if peer.confirmed_dead:
+        turn.persist()
+    peer = replace(peer, drain=None, confirmed_dead=False, claim=None)
     turn.put_peer(peer)
     judge(turn, peer.node)
 
@@ -80,6 +84,7 @@ def _first_beat(turn: Turn, peer: Peer, beat: Beat) -> Peer:
         hears={},
         hears_us_at=None,
         acked=0,
+        acked_at=None,
         trusted_until=0.0,
     )
 
@@ -191,6 +196,9 @@ def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
             why = "another machine sends beats in its name"
             turn.update(twin_at=turn.now)
         turn.update(incarnation=hearing.incarnation + 1, sequence=0, sent=(), reborn_at=turn.now)
+        for instance in list(turn.instances.values()):
+            if instance.frozen_at is not None:
+                turn.put(replace(instance, frozen_at=turn.next_sequence))
         turn.journal(
             "",
             "node" if state.reborn_at is None else "alarm",
@@ -203,7 +211,7 @@ def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
                 turn.put(replace(instance, offer=offer))
         turn.persist()
         turn.send()
-        return replace(peer, holds_digest=b"", acked=0, trusted_until=0.0)
+        return replace(peer, holds_digest=b"", acked=0, acked_at=None, trusted_until=0.0)
     if hearing.incarnation != state.incarnation:
         return peer
     timeouts = {link_tag(link.id): link.timeout_s for link in state.config.links_from(state.config.node)}
@@ -215,10 +223,13 @@ def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
             trusted = max(trusted, at + PERMISSION_SHARE * timeouts[heard.tag])
         hears[heard.tag] = turn.now
     if hearing.sequence > peer.acked:
-        turn.dirty.update(n for n, i in turn.instances.items() if i.offer is not None)
+        turn.dirty.update(summary_of(replace(state, instances=turn.instances)).offering)
+    acked = max(peer.acked, hearing.sequence)
+    acked_at = peer.acked_at if acked == peer.acked else sent_at(state, acked)
     return replace(
         peer,
-        acked=max(peer.acked, hearing.sequence),
+        acked=acked,
+        acked_at=acked_at if acked_at is not None else peer.acked_at,
         trusted_until=trusted,
         hears=hears,
         hears_us_at=turn.now if hearing.links else peer.hears_us_at,
@@ -296,14 +307,14 @@ def _liveness(turn: Turn, peer: Peer) -> Tuple[Peer, Liveness]:
         return peer, Liveness.LEFT
     if peer.left_until is not None and now < silent_at(peer):
         return peer, Liveness.UNPROVEN  # its last word is no longer leave, its silence not yet
-    if peer.confirmed_dead:
-        return peer, Liveness.UNKNOWN
     if any(link.up for link in peer.links.values()):
         return peer, Liveness.ONE_WAY if _one_way(turn, peer) else Liveness.ALIVE
     if peer.promised_until is not None and now < peer.promised_until:
         return peer, Liveness.RESTARTING
     if now < silent_at(peer):
         return peer, Liveness.UNPROVEN
+    if peer.confirmed_dead:
+        return peer, Liveness.UNKNOWN
     if peer.liveness is not Liveness.UNKNOWN and peer.liveness is not Liveness.WAITING:
         peer = _drain(turn, peer)
         if peer.drain is not None and peer.drain.missing and now < peer.drain.until:
@@ -336,11 +347,13 @@ def _drain(turn: Turn, peer: Peer) -> Peer:
 
 def drained(turn: Turn, event: LinkDrained) -> None:
     """A listener handed over all it had: one silence less in doubt."""
-    for peer in list(turn.peers.values()):
+    for node in list(turn.peers):
+        lease.slot_seen(turn, node, event)
+        peer = turn.peers[node]
         drain = peer.drain
         if drain is not None and drain.token == event.token and event.link_id in drain.missing:
             turn.put_peer(replace(peer, drain=replace(drain, missing=drain.missing - {event.link_id})))
-            judge(turn, peer.node)
+            judge(turn, node)
 
 
 def link_failed(turn: Turn, event: LinkFailed) -> None:
@@ -363,7 +376,7 @@ def woke(turn: Turn, seconds: float) -> None:
     turn.journal("", "stall", f"this node did not run for {seconds:.1f} s", "silence is counted anew")
     turn.update(unconfirmed_from=turn.next_sequence, stalled_s=seconds, stalled_at=turn.now)
     for peer in list(turn.peers.values()):
-        turn.put_peer(replace(peer, silent_from=turn.now, drain=None, left_until=None))
+        turn.put_peer(replace(peer, silent_from=turn.now, drain=None, left_until=None, claim=None))
     turn.send()
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Optional, Tuple
 
+from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import PERMISSIVE, State
 
 DIGEST_BYTES = 8
@@ -146,11 +147,15 @@ def link_tag(link_id: str) -> int:
     return zlib.crc32(link_id.encode())
 
 
+def digest_line(entry: Entry) -> str:
+    """Return what an entry adds to its table's digest: a line of its own."""
+    return (
+        f"{entry.service} {int(entry.state)} {entry.state_sequence} {entry.epoch} {entry.highest_epoch} "
+        f"{entry.resources_up:d}{entry.confirmed:d}"
+    )
+
+
 def table_digest(table: Table) -> bytes:
     """Return the digest of a table: `DIGEST_BYTES` bytes, equal for equal tables."""
-    text = "\n".join(
-        f"{e.service} {int(e.state)} {e.state_sequence} {e.epoch} {e.highest_epoch} "
-        f"{e.resources_up:d}{e.confirmed:d}"
-        for e in table
-    )
+    text = "\n".join(digest_line(entry) for entry in table)
     return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()

@@ -8,16 +8,20 @@ is no fixed sleep: nobody waits for longer than it takes to be heard.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import List, Optional
 
+from opensvc_hb.core import lease
 from opensvc_hb.core.config import Service, TakeoverPolicy
 from opensvc_hb.core.healing import goes_first, order, settle_contest, yield_here
 from opensvc_hb.core.membership import PERMISSION_SHARE
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Offer, Peer, Purpose, is_going
-from opensvc_hb.core.rules import Order, Rule, Situation, Verdict, decide, strictest
+from opensvc_hb.core.records import replace
+from opensvc_hb.core.rules import CLAIM_REFUSED, Guard, Order, Rule, Situation, Verdict, decide, strictest
 from opensvc_hb.core.states import ActionVerb, Role, State
 from opensvc_hb.core.turn import Turn, change_state, decision_inputs
+
+_BEGINS = (Verdict.START, Verdict.OFFER, Verdict.CLAIM)
+_SILENT = (Liveness.UNKNOWN, Liveness.WAITING)
 
 
 def offer_is_settled(offer: Offer, incarnation: int, peer: Peer, now: float) -> bool:
@@ -58,9 +62,14 @@ def situation(state: NodeState, instance: Instance, peer: Peer, now: float) -> S
             and not peer.confirmed_dead
             and not (config.policies.takeover_frozen and announced is State.FROZEN_START)
         ),
-        ask=config.policies.takeover is TakeoverPolicy.ASK and not peer.confirmed_dead,
+        ask=(
+            config.policies.takeover is TakeoverPolicy.ASK and not peer.confirmed_dead and not instance.called
+        ),
         handing=instance.handing_until is not None and now < instance.handing_until,
         going=is_going(state.phase),
+        lapse=lease.lapse(state, instance, now),
+        broken=state.lease.is_broken,
+        guard=lease.guard_answer(state, peer, now),
     )
 
 
@@ -87,19 +96,40 @@ def act(turn: Turn, name: str) -> None:
     if not instance.verified:
         return
     rule = holding_rule(seen(turn), instance, turn.now)
+    if rule.verdict is Verdict.END:
+        lease.end_here(turn, instance, rule)
+        return
     if rule.verdict is Verdict.YIELD:
         yield_here(turn, instance, rule)
         return
     if instance.action is not None:
         return
+    if instance.paused_until is not None:
+        if turn.now < instance.paused_until and rule.verdict in _BEGINS:
+            return
+        instance = replace(instance, paused_until=None)
+        turn.note(instance)
     if rule.verdict is Verdict.START:
         start(turn, instance, rule.sentence, rule.id)
     elif rule.verdict is Verdict.OFFER:
         make_offer(turn, instance, rule.sentence, rule.id)
     elif rule.verdict is Verdict.WITHDRAW:
         withdraw(turn, instance, rule.sentence, rule.id)
+    elif rule.verdict is Verdict.CLAIM:
+        _claim(turn, instance)
+        _note_hold(turn, turn.instances[name], rule)
     else:
         _note_hold(turn, instance, rule)
+
+
+def _claim(turn: Turn, instance: Instance) -> None:
+    """Claim the lease of the first peer that stands in the way; others follow when it is ours."""
+    state = seen(turn)
+    for node in turn.config.services[instance.service].nodes:
+        peer = turn.peers.get(node)
+        if peer is not None and decide(situation(state, instance, peer, turn.now)).verdict is Verdict.CLAIM:
+            lease.claim(turn, node)
+            return
 
 
 def seen(turn: Turn) -> NodeState:
@@ -111,8 +141,11 @@ def _note_hold(turn: Turn, instance: Instance, rule: Rule) -> None:
     """Journal a row that holds a service the first time, if somebody may ask why."""
     if rule.id == "H2" and not instance.contested:
         instance = turn.put(replace(instance, contested=True))
-    if rule.id != instance.held_by:
-        turn.instances[instance.service] = instance = replace(instance, held_by=rule.id)
+    # A claim that is tried again is no news, until it ends otherwise.
+    retried = rule.guard in (Guard.WANTED, Guard.ASKED) and instance.held_by == CLAIM_REFUSED
+    if rule.id != instance.held_by and not retried:
+        instance = replace(instance, held_by=rule.id)
+        turn.note(instance)
         if rule.verdict is Verdict.HOLD and (rule.alarm or instance.state in (State.STOPPED, State.UNKNOWN)):
             kind = "alarm" if rule.alarm else "hold"
             turn.journal(
@@ -141,7 +174,7 @@ def start(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
     """Begin to start: the epoch is above all seen, and stored before STARTING is announced.
 
     This is the one place where a start begins; what must succeed first against a silent peer
-    (a guard) is asked here.
+    (a guard) has been asked by then, as the table says.
     """
     service = turn.config.services[instance.service]
     epoch = max(instance.epoch, instance.highest_epoch) + 1
@@ -163,7 +196,9 @@ def _permitted_until(turn: Turn, service: Service) -> Optional[float]:
             moments.append(peer.trusted_until)
         elif peer is not None and peer.liveness is Liveness.LEFT and peer.left_until is not None:
             moments.append(peer.left_until)
-        elif peer is not None and peer.liveness is Liveness.UNKNOWN and not peer.confirmed_dead:
+        elif peer is not None and peer.liveness in _SILENT and not peer.confirmed_dead:
             # Silence is no leave for long: a peer that came back meanwhile waits in the queue.
-            moments.append(turn.now + PERMISSION_SHARE * turn.config.longest_timeout_s)
+            claimed = lease.passed_until(turn.state, peer)
+            silence = turn.now + PERMISSION_SHARE * turn.config.longest_timeout_s
+            moments.append(silence if claimed is None else claimed)
     return min(moments, default=None)

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import FrozenSet, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, FrozenSet, Mapping, Optional, Tuple
 
 from opensvc_hb.core.config import Config
-from opensvc_hb.core.events import CommandGiven, StopKind, StoredInstance
+from opensvc_hb.core.events import CommandGiven, SlotView, StopKind, StoredInstance
+from opensvc_hb.core.guardian import Order
 from opensvc_hb.core.messages import Entry
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
+
+if TYPE_CHECKING:
+    from opensvc_hb.core.summary import Summary  # made of these records
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Purpose(enum.Enum):
     """This side of a double start yields."""
     LEAVE = "leave"
     """The node goes."""
+    LEASE = "lease"
+    """This node's lease has run out: what it runs ends before another node may start it."""
     ADOPT = "adopt"
     """A new daemon, or a new service: what runs here?"""
     FORCE_STOP = "force-stop"
@@ -88,12 +94,16 @@ class Instance:
         epoch: what this instance holds; highest_epoch: the highest seen anywhere.
         verified: the agent was asked since this daemon started; only then is it announced.
         freeze_next: the freeze that the end of what is under way brings.
-        yielding: a start under way was cancelled because the other side goes first.
+        frozen_at: of FROZEN_START, the sequence of our first beat that says so; excused: every peer has
+            acknowledged it: it is maintenance, and needs no lease.
+        called: an operator asked for this takeover (`takeover = ask`).
+        yielding: why a start under way was cancelled: its end is a stop for that purpose.
         stop_next: an operator cancelled the start under way: what it began is stopped, then this.
         contested: another node ran it too, or was unheard: announce addresses once settled.
         doubtful: FROZEN_STOP by its record, but the agent could not tell whether it runs here:
             announced as UNKNOWN, which permits nothing.
         handing_until: switched away by an operator: the peer goes first until then; None if not.
+        paused_until: a start that was allowed could not be begun here: tried again then; None if not.
         held_by: id of the rule last found to hold it; kept so that the journal tells changes only.
         detail: what the last action said, for people.
     """
@@ -108,14 +118,18 @@ class Instance:
     resources: Avail = Avail.NOT_EVALUATED
     freeze: Optional[Freeze] = None
     freeze_next: Optional[Freeze] = None
+    frozen_at: Optional[int] = None
+    excused: bool = False
+    called: bool = False
     offer: Optional[Offer] = None
     action: Optional[RunningAction] = None
     waiting: Tuple[Waiting, ...] = ()
-    yielding: bool = False
+    yielding: Optional[Purpose] = None
     stop_next: Optional[State] = None
     contested: bool = False
     doubtful: bool = False
     handing_until: Optional[float] = None
+    paused_until: Optional[float] = None
     held_by: str = ""
     detail: str = ""
 
@@ -169,6 +183,51 @@ class Drain:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """Our attempt at the lease of a silent peer: look, write, look again.
+
+    Args:
+        deadline: the disk has until then to answer.
+        look: the question that the listeners are to answer now; None when none is out.
+        sequence: our first beat that carries the claim; None before it was announced.
+        seen: the peer's slot as of the first look.
+        written_at: from before the write of the claim that was read back; None until then.
+        passed: the second look showed the same: the lease is ours.
+        refused: why not, one line; tried again at `retry_at`.
+        tries: refusals in a row; before: why the last one was.
+    """
+
+    begun_at: float
+    deadline: float
+    look: Optional[Drain] = None
+    sequence: Optional[int] = None
+    seen: Optional[SlotView] = None
+    written_at: Optional[float] = None
+    passed: bool = False
+    refused: str = ""
+    retry_at: float = 0.0
+    tries: int = 0
+    before: str = ""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """This node's leave to run services, which a silent peer may claim when it has run out.
+
+    Args:
+        until: what needs it begins to end then; None: not known (yet).
+        counts_from: the moment of its last renewal; renewed_by: how, for people.
+        is_broken: it had run out, or its age was unknown when this daemon began, and what ran has
+            not ended since: nothing renews it until that has.
+    """
+
+    until: Optional[float] = None
+    counts_from: Optional[float] = None
+    renewed_by: str = ""
+    is_broken: bool = False
+
+
+@dataclass(frozen=True)
 class Peer:
     """What this node knows of another.
 
@@ -180,6 +239,7 @@ class Peer:
         table: its instances as of the newest settled beat; table_current: the newest beat's too.
         silent_from: silence counts from here at the earliest: our start, or our last waking.
         acked: the highest of our sequences that it processed, in our present incarnation.
+        acked_at: when that beat was made; None for none yet.
         trusted_until: until then it cannot have taken us for dead: the permissions it gave hold.
         hears: our link tags that it hears, with the time it last said so.
         hears_us_at: when it last said that it hears us on any link; None for never.
@@ -189,6 +249,8 @@ class Peer:
         maintenance: services it announced as FROZEN_START, or could not end as it left, until
             it says otherwise.
         confirmed_dead: an operator vouched; until it is heard again.
+        slot: what our listener has last told of its slot on the lease disk.
+        claim: our claim of its lease, while it is silent.
     """
 
     node: str
@@ -203,6 +265,7 @@ class Peer:
     table_digest: bytes = b""
     table_current: bool = False
     acked: int = 0
+    acked_at: Optional[float] = None
     trusted_until: float = 0.0
     hears: Mapping[int, float] = field(default_factory=dict)
     hears_us_at: Optional[float] = None
@@ -216,6 +279,8 @@ class Peer:
     drain: Optional[Drain] = None
     config_digest: bytes = b""
     longest_timeout_s: float = 0.0
+    slot: Optional[SlotView] = None
+    claim: Optional[Claim] = None
 
 
 class Phase(enum.Enum):
@@ -263,6 +328,8 @@ class NodeState:
         abandoned: services that ran here, as far as known, when they left the configuration.
         reborn_at: when our incarnation was raised because a peer knew a higher one; twin_at: the
             same, when it was not for the first time: another machine speaks in our name.
+        summary: derived from the rest, kept since most turns change no instance.
+        lease: ours; guarded: the last order to the guardian, kept to tell changes only.
         farewell: the sequence whose acknowledgement lets the daemon exit.
         phase_until: when the present phase ends by itself, at the latest.
     """
@@ -288,6 +355,9 @@ class NodeState:
     abandoned: Mapping[str, State] = field(default_factory=dict)
     reborn_at: Optional[float] = None
     twin_at: Optional[float] = None
+    lease: Lease = Lease()
+    summary: Optional[Summary] = field(default=None, compare=False, repr=False)
+    guarded: Optional[Order] = None
     farewell: Optional[int] = None
     farewell_command: Optional[int] = None
 

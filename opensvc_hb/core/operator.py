@@ -9,18 +9,20 @@ is done.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Callable, Mapping
 
 from opensvc_hb.core import effects as fx
+from opensvc_hb.core import lease
 from opensvc_hb.core.adoption import VERIFY_LIMIT_S
 from opensvc_hb.core.events import CommandGiven, PeerConfirmedDead
 from opensvc_hb.core.handover import may_take
 from opensvc_hb.core.membership import judge
 from opensvc_hb.core.negotiation import holding_rule, make_offer, seen, start
 from opensvc_hb.core.node_state import Freeze, Instance, Liveness, Phase, Purpose, Waiting
+from opensvc_hb.core.records import replace
 from opensvc_hb.core.rules import Verdict
 from opensvc_hb.core.states import ActionVerb, State, Verb
+from opensvc_hb.core.summary import rivals
 from opensvc_hb.core.turn import GOALS, Turn, change_state
 from opensvc_hb.errors import ExitCode
 
@@ -156,8 +158,13 @@ def _start(turn: Turn, instance: Instance, event: CommandGiven) -> None:
         _wrong_state(turn, instance, event)
         return
     rule = holding_rule(seen(turn), instance, turn.now)
-    if rule.verdict is Verdict.START or rule.id == "U7":
+    if rule.id == "U7":
+        instance = replace(instance, called=True)
+        rule = holding_rule(seen(turn), instance, turn.now)
+    if rule.verdict is Verdict.START:
         start(turn, _wait(turn, instance, event), _words(event), rule.id)
+    elif rule.verdict in (Verdict.CLAIM, Verdict.WAIT):
+        _wait(turn, instance, event)  # it is claimed by the table, and answered when that has ended
     elif rule.verdict is Verdict.OFFER:
         make_offer(turn, _wait(turn, instance, event), _words(event), rule.id)
     else:
@@ -174,7 +181,22 @@ def _unfreeze(turn: Turn, instance: Instance, event: CommandGiven) -> None:
     if target is None:
         _wrong_state(turn, instance, event)
         return
+    if target is State.STARTED and not _may_run(turn, instance, event):
+        return
     change_state(turn, _wait(turn, instance, event), target, _words(event), kind="operator")
+
+
+def _may_run(turn: Turn, instance: Instance, event: CommandGiven) -> bool:
+    """Tell whether what is declared to run here needs no lease, or has it; else refuse."""
+    state = seen(turn)
+    if lease.holds(state, turn.now) or not rivals(state, instance):
+        return True
+    why = (
+        "this node does not hold its lease now, so it would be ended here at once: see hbmgr status, and "
+        "mend the networks or the disk first, or confirm the other node dead"
+    )
+    _refuse(turn, event, ExitCode.REFUSED, why)
+    return False
 
 
 def _force_start(turn: Turn, instance: Instance, event: CommandGiven) -> None:
@@ -191,6 +213,8 @@ def _force_start(turn: Turn, instance: Instance, event: CommandGiven) -> None:
             why = f"{node} is alive and has it {entry.state.name}: stop it there first, or use --force"
             _refuse(turn, event, ExitCode.REFUSED, why)
             return
+    if not _may_run(turn, instance, event):
+        return
     epoch = max(instance.epoch, instance.highest_epoch) + 1
     instance = replace(_wait(turn, instance, event), epoch=epoch, highest_epoch=epoch)
     change_state(turn, instance, State.STARTED, _words(event), kind="operator")
@@ -233,7 +257,20 @@ def confirm_dead(turn: Turn, event: PeerConfirmedDead) -> None:
         turn.reply(event.command_id, ExitCode.REFUSED, text)
         return
     turn.journal("", "operator", f"{event.node} confirmed dead by {event.who or 'operator'}", event.reason)
-    turn.put_peer(replace(peer, confirmed_dead=True, promise_s=0.0, promised_until=None))
+    silence_s = max((link.timeout_s for link in peer.links.values()), default=0.0)
+    turn.put_peer(
+        replace(
+            peer,
+            confirmed_dead=True,
+            promise_s=0.0,
+            promised_until=None,
+            left_until=None,
+            claim=None,
+            # It was silent for long enough, whatever we heard of it ourselves: no need to listen first.
+            silent_from=min(peer.silent_from, turn.now - silence_s),
+        )
+    )
+    turn.send()  # what runs here needs no disk from now on: the beat renews its leave
     turn.persist()
     judge(turn, event.node)
     turn.all_dirty()

@@ -6,7 +6,6 @@ permits the peer to start (STOPPED, FROZEN_STOP) is never taken while resources 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Optional
 
 from opensvc_hb.core.adoption import VERIFY_LIMIT_S, adopt
@@ -14,8 +13,11 @@ from opensvc_hb.core.departure import stop_to_leave
 from opensvc_hb.core.events import ActionFinished, Outcome, ResourcesReported
 from opensvc_hb.core.handover import hand_over
 from opensvc_hb.core.healing import after_yielding, note_resources, stop_to_heal
+from opensvc_hb.core.lease import stop_to_end
 from opensvc_hb.core.node_state import Freeze, Instance, Purpose, RunningAction
+from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import ActionVerb, Avail, State
+from opensvc_hb.core.summary import summary_of
 from opensvc_hb.core.turn import Turn, change_state
 from opensvc_hb.errors import ExitCode
 
@@ -48,6 +50,8 @@ def action_finished(turn: Turn, event: ActionFinished) -> None:
         adopt(turn, instance, event.avail)
     elif action.purpose is Purpose.FORCE_STOP:
         _declared_stopped(turn, instance, action, event.avail)
+    elif action.purpose is Purpose.LEASE:
+        _killed_stop_seen(turn, instance, action, event)
 
 
 def give_up_questions(turn: Turn) -> None:
@@ -56,7 +60,8 @@ def give_up_questions(turn: Turn) -> None:
     It hangs in the kernel, where nothing ends it. It changes nothing, so nobody needs to wait for
     it: one dead file system must not keep the daemon of a whole node from deciding.
     """
-    for instance in list(turn.instances.values()):
+    for name in summary_of(replace(turn.state, instances=turn.instances, peers=turn.peers)).acting:
+        instance = turn.instances[name]
         action = instance.action
         if action is None or action.verb not in (ActionVerb.VERIFY, ActionVerb.ANNOUNCE):
             continue
@@ -84,11 +89,14 @@ def resources_reported(turn: Turn, event: ResourcesReported) -> None:
 
 
 def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
-    if instance.yielding:
+    if instance.yielding is not None:
+        reason = "the start was cancelled; what it began is stopped"
         if turn.going:
-            stop_to_leave(turn, instance, "the start was cancelled; what it began is stopped")
+            stop_to_leave(turn, instance, reason)
+        elif instance.yielding is Purpose.LEASE:
+            stop_to_end(turn, instance, reason, "L1")
         else:
-            stop_to_heal(turn, instance, "the start was cancelled; what it began is stopped", "H1")
+            stop_to_heal(turn, instance, reason, "H1")
         return
     if instance.stop_next is not None:
         then, limit_s = instance.stop_next, turn.config.services[instance.service].stop_limit_s
@@ -99,6 +107,7 @@ def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
         turn.run(instance, ActionVerb.STOP, Purpose.OPERATOR, then, limit_s)
         return
     if event.outcome is Outcome.NOT_BEGUN:
+        instance = replace(instance, paused_until=turn.now + turn.config.beat_interval_s)
         change_state(turn, instance, State.STOPPED, event.detail)
         return
     problem = _start_problem(event)
@@ -126,6 +135,13 @@ def _start_problem(event: ActionFinished) -> Optional[str]:
 
 def _stop_ended(turn: Turn, instance: Instance, action: RunningAction, event: ActionFinished) -> None:
     problem = _stop_problem(event)
+    if problem is not None and action.purpose is Purpose.LEASE and event.avail is Avail.UNKNOWN:
+        # The guardian kills what hangs, our stop with it, and stops the instance itself. A verify
+        # waits for the service's lock, thus for that stop, and tells what has come of it.
+        turn.run(instance, ActionVerb.VERIFY, Purpose.LEASE, action.then, VERIFY_LIMIT_S)
+        return
+    if action.purpose is Purpose.LEASE and event.avail is Avail.DOWN:
+        problem = None  # the guardian ends actions that take too long: what counts is that it is down
     if problem is not None:
         change_state(turn, instance, State.STOP_FAILED, problem, kind="alarm")
     elif action.purpose is Purpose.HEAL:
@@ -138,6 +154,15 @@ def _stop_ended(turn: Turn, instance: Instance, action: RunningAction, event: Ac
         if action.purpose is Purpose.HAND_OVER:
             instance = hand_over(turn, instance)
         change_state(turn, instance, State.STOPPED, "the stop action succeeded")
+
+
+def _killed_stop_seen(turn: Turn, instance: Instance, action: RunningAction, event: ActionFinished) -> None:
+    if event.avail is Avail.DOWN:
+        reason = "the stop action did not end, but the resources are down"
+        change_state(turn, replace(instance, freeze=instance.freeze_next), action.then, reason)
+        return
+    cannot = f"the stop action did not end, and resources are {event.avail.value}{_because(event)}"
+    change_state(turn, instance, State.STOP_FAILED, cannot, kind="alarm")
 
 
 def _stop_problem(event: ActionFinished) -> Optional[str]:

@@ -25,14 +25,18 @@ class Verdict(enum.IntEnum):
     """Start now: every permission is there."""
     OFFER = 2
     """Announce START_READY and wait for the peer's acknowledgement."""
-    WAIT = 3
-    """An offer is out: wait."""
-    HOLD = 4
+    CLAIM = 3
+    """Claim the silent peer's lease."""
+    WAIT = 4
+    """An offer, or a claim, is out: wait."""
+    HOLD = 5
     """Stay as we are."""
-    WITHDRAW = 5
+    WITHDRAW = 6
     """Take the offer back: STOPPED."""
-    YIELD = 6
+    YIELD = 7
     """Both run it: stop here."""
+    END = 8
+    """Our lease has run out: stop here."""
 
 
 class Order(enum.Enum):
@@ -41,6 +45,31 @@ class Order(enum.Enum):
     NONE = "-"
     HIGHER = "higher"
     LOWER = "lower"
+
+
+class Lapse(enum.Enum):
+    """Has this node's leave to run services run out?"""
+
+    NONE = "-"
+    LEASE = "lease"
+    """Neither acknowledged nor written to the disk in time."""
+    STOOD_STILL = "stood still"
+    """There is no lease, but this daemon sent nothing for too long."""
+
+
+class Guard(enum.Enum):
+    """What must succeed before a start against a silent peer: how far is it?"""
+
+    NONE = "none"
+    """There is none, or an operator vouched for the peer's death."""
+    EARLY = "early"
+    """The peer may still hold its lease."""
+    WANTED = "wanted"
+    """To be asked now."""
+    ASKED = "asked"
+    PASSED = "passed"
+    REFUSED = "refused"
+    """It cannot be had now; it will be tried again."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +85,9 @@ class Situation:
         ask: a takeover needs an operator, and none has spoken.
         handing: an operator switched it away, and the peer has not taken it yet.
         going: this daemon is stopping or its node is leaving: it starts nothing.
+        lapse: of the leave to run what runs here; NONE where the instance needs none.
+        broken: it ran out, and what ran here has not ended yet.
+        guard: what must succeed before a start against this peer if it is silent.
     """
 
     own: State
@@ -68,14 +100,23 @@ class Situation:
     ask: bool = False
     handing: bool = False
     going: bool = False
+    lapse: Lapse = Lapse.NONE
+    broken: bool = False
+    guard: Guard = Guard.NONE
 
+
+CLAIM_REFUSED = "U13"
+"""The row that holds a service whose silent peer's lease could not be had."""
 
 _IDLE = frozenset({State.STOPPED, State.UNKNOWN})
 _OFFERING = frozenset({State.START_READY})
 _HEARD = frozenset({Liveness.ALIVE})
 _RUNS = frozenset({State.STARTED, State.STARTING, State.STOPPING, State.FROZEN_START})
 _ACTIVE = frozenset({State.STARTED, State.STARTING, State.FROZEN_START})
+_ANY_PEER = frozenset(Liveness) - {Liveness.NOBODY}
 _SILENT = frozenset({Liveness.UNKNOWN})
+_CLAIMABLE = frozenset({Liveness.UNKNOWN, Liveness.WAITING})
+"""A lease settles it: nobody waits for a peer that never came."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +142,9 @@ class Rule:
     ask: Optional[bool] = None
     handing: Optional[bool] = None
     going: Optional[bool] = None
+    lapse: Optional[Lapse] = None
+    broken: Optional[bool] = None
+    guard: Optional[Guard] = None
     alarm: bool = False
 
     def matches(self, s: Situation) -> bool:
@@ -116,6 +160,9 @@ class Rule:
             and (self.ask is None or s.ask is self.ask)
             and (self.handing is None or s.handing is self.handing)
             and (self.going is None or s.going is self.going)
+            and (self.lapse is None or s.lapse is self.lapse)
+            and (self.broken is None or s.broken is self.broken)
+            and (self.guard is None or s.guard is self.guard)
         )
 
 
@@ -124,6 +171,24 @@ def _states(*states: State) -> FrozenSet[State]:
 
 
 RULES: Tuple[Rule, ...] = (
+    # What runs here has no leave any more: the peer may start it soon.
+    Rule(
+        "L1",
+        Verdict.END,
+        "this node's lease has run out (its beats are not acknowledged and its slot is not written): it "
+        "ends here before the peer may start it",
+        own=_ACTIVE,
+        lapse=Lapse.LEASE,
+        alarm=True,
+    ),
+    Rule(
+        "L2",
+        Verdict.END,
+        "this node stood still for so long that the peer may take over soon: it ends here",
+        own=_ACTIVE,
+        lapse=Lapse.STOOD_STILL,
+        alarm=True,
+    ),
     # Both run it: exactly one of the two yields, by an order that both compute alike.
     Rule(
         "H1",
@@ -192,6 +257,24 @@ RULES: Tuple[Rule, ...] = (
         going=True,
     ),
     Rule("G2", Verdict.HOLD, "this daemon is stopping: it starts nothing", own=_IDLE, going=True),
+    # What had to end has not ended: the leave to run comes back when it has.
+    Rule(
+        "L3",
+        Verdict.WITHDRAW,
+        "this node's lease ran out and what ran here has not ended: the offer is taken back",
+        own=_OFFERING,
+        liveness=_ANY_PEER,
+        broken=True,
+    ),
+    Rule(
+        "L4",
+        Verdict.HOLD,
+        "this node's lease ran out and what ran here has not ended: nothing is started here before it has",
+        own=_IDLE,
+        liveness=_ANY_PEER,
+        broken=True,
+        alarm=True,
+    ),
     # Stopped here, the peer is heard.
     Rule(
         "W1",
@@ -275,6 +358,7 @@ RULES: Tuple[Rule, ...] = (
         "the peer was not heard since this daemon started: waiting for it (wait_for_peer)",
         own=_IDLE,
         liveness=frozenset({Liveness.WAITING}),
+        guard=Guard.NONE,
     ),
     Rule(
         "U3",
@@ -305,7 +389,7 @@ RULES: Tuple[Rule, ...] = (
         "the peer is silent, but its last word keeps it there (frozen started, or not ended as it left): "
         "confirm the node dead to move it",
         own=_IDLE,
-        liveness=_SILENT,
+        liveness=_CLAIMABLE,
         maintenance=True,
         alarm=True,
     ),
@@ -314,7 +398,7 @@ RULES: Tuple[Rule, ...] = (
         Verdict.HOLD,
         "the peer is silent and takeover = ask: start it by hand, or confirm the node dead",
         own=_IDLE,
-        liveness=_SILENT,
+        liveness=_CLAIMABLE,
         ask=True,
         alarm=True,
     ),
@@ -326,6 +410,56 @@ RULES: Tuple[Rule, ...] = (
         liveness=_SILENT,
         maintenance=False,
         ask=False,
+        guard=Guard.NONE,
+    ),
+    Rule(
+        "U9",
+        Verdict.HOLD,
+        "the peer is silent, but its lease may not have run out: waiting until it was silent, and its slot "
+        "unchanged, for the longest timeout",
+        own=_IDLE,
+        liveness=_CLAIMABLE,
+        guard=Guard.EARLY,
+    ),
+    Rule(
+        "U10",
+        Verdict.CLAIM,
+        "the peer is silent on every link for the timeout: claim its lease on the shared disk",
+        own=_IDLE | _OFFERING,
+        liveness=_CLAIMABLE,
+        maintenance=False,
+        ask=False,
+        guard=Guard.WANTED,
+    ),
+    Rule(
+        "U11",
+        Verdict.WAIT,
+        "the peer is silent on every link for the timeout: its lease is being claimed on the shared disk",
+        own=_IDLE | _OFFERING,
+        liveness=_CLAIMABLE,
+        maintenance=False,
+        ask=False,
+        guard=Guard.ASKED,
+    ),
+    Rule(
+        "U12",
+        Verdict.START,
+        "the peer is silent on every link for the timeout and its lease has run out: take over",
+        own=_IDLE | _OFFERING,
+        liveness=_CLAIMABLE,
+        maintenance=False,
+        ask=False,
+        guard=Guard.PASSED,
+    ),
+    Rule(
+        CLAIM_REFUSED,
+        Verdict.HOLD,
+        "the peer is silent and its lease cannot be had, so it may still run there: mend the disk, or "
+        "confirm the node dead; tried again",
+        own=_IDLE,
+        liveness=_CLAIMABLE,
+        guard=Guard.REFUSED,
+        alarm=True,
     ),
     # An offer of ours is out.
     Rule(
@@ -419,6 +553,9 @@ def dump() -> str:
                 ("ask", rule.ask),
                 ("handing", rule.handing),
                 ("going", rule.going),
+                ("lapse", rule.lapse.value if rule.lapse else None),
+                ("broken", rule.broken),
+                ("guard", rule.guard.value if rule.guard else None),
             )
             if value is not None
         ]

@@ -7,10 +7,9 @@ CLOCK_BOOTTIME that the shell gives (the one monotonic clock that counts suspend
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Dict, Iterable, List, Tuple
 
-from opensvc_hb.core import departure, handover, membership, negotiation, operator, outcome
+from opensvc_hb.core import departure, handover, lease, membership, negotiation, operator, outcome
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.adoption import add_service, begin, verified
 from opensvc_hb.core.config import Config
@@ -22,15 +21,19 @@ from opensvc_hb.core.events import (
     DaemonStarted,
     DaemonStopping,
     Event,
+    GuardianActed,
     LinkDrained,
     LinkFailed,
     PeerConfirmedDead,
     ResourcesReported,
+    SlotWritten,
     StallDetected,
     Ticked,
 )
-from opensvc_hb.core.node_state import NodeState, Peer, Phase
-from opensvc_hb.core.states import RUNNING
+from opensvc_hb.core.node_state import Instance, NodeState, Peer, Phase
+from opensvc_hb.core.records import replace
+from opensvc_hb.core.states import RUNNING, State
+from opensvc_hb.core.summary import summary_of
 from opensvc_hb.core.turn import UNDECIDED_PHASES, Turn
 from opensvc_hb.errors import ExitCode
 
@@ -48,6 +51,7 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
     """Take in several events that waited together: one turn, one store, one beat."""
     turn = Turn(state, now)
     if state.phase is not Phase.BORN:
+        turn.update(lease=lease.check(state, now))
         limit_s = STALL_INTERVALS * state.config.beat_interval_s + STALL_SLACK_S
         if now - state.last_at > limit_s:
             membership.woke(turn, now - state.last_at)
@@ -58,7 +62,13 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
     _release(turn)
     for node in list(turn.peers):
         membership.judge(turn, node)
-    turn.dirty.update(n for n, i in turn.instances.items() if i.handing_until is not None)
+    if turn.state.phase is not Phase.BORN:
+        lease.acknowledged(turn)
+        lease.excuse(turn)
+        lease.progress(turn)
+        _look_at_the_lapsed(turn)
+    summary = summary_of(negotiation.seen(turn))
+    turn.dirty.update(summary.handing, summary.paused)
     if turn.state.phase not in UNDECIDED_PHASES:
         membership.confirm(turn)
         _settle(turn)
@@ -67,8 +77,34 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
     if now >= turn.state.next_beat_at:
         turn.send()
     after, effects = turn.close()
+    after, effects = _guarded(after, effects, now)
     effects.append(fx.ArmTimer(_wake_at(after, turn.peers)))
     return after, tuple(effects)
+
+
+def _look_at_the_lapsed(turn: Turn) -> None:
+    """Look at every instance again when the lease has run out, and when what it ended has ended."""
+    before, after = (
+        turn.state.lease,
+        lease.check(negotiation.seen(turn), turn.now),
+    )
+    turn.update(lease=after)
+    if after.is_broken or before.is_broken:
+        turn.all_dirty()
+
+
+def _guarded(state: NodeState, effects: List[fx.Effect], now: float) -> Tuple[NodeState, List[fx.Effect]]:
+    """Give the guardian its order where it changed: behind the store, before all else."""
+    if state.phase is Phase.BORN:
+        return state, effects
+    if any(isinstance(effect, fx.SendNow) for effect in effects):
+        state = replace(state, lease=lease.beat_made(state, now))
+    order = lease.order_for(state, now)
+    if order is None or not lease.is_worth_telling(state.guarded, order):
+        return state, effects
+    guard = fx.Guard(order.until, order.timeout_s, order.services, order.ending)
+    at = 1 if effects and isinstance(effects[0], fx.Persist) else 0
+    return replace(state, guarded=order), [*effects[:at], guard, *effects[at:]]
 
 
 def _settle(turn: Turn) -> None:
@@ -89,9 +125,15 @@ def _wake_at(state: NodeState, peers: Dict[str, Peer]) -> float:
     change = membership.next_change_at(state, peers, state.last_at)
     if change is not None:
         times.append(change)
+    lease_change = lease.next_change_at(state, state.last_at)
+    if lease_change is not None:
+        times.append(lease_change)
     if state.phase_until is not None:
         times.append(state.phase_until)
-    times.extend(i.handing_until for i in state.instances.values() if i.handing_until is not None)
+    handing = (state.instances[name].handing_until for name in summary_of(state).handing)
+    times.extend(until for until in handing if until is not None)
+    paused = (state.instances[name].paused_until for name in summary_of(state).paused)
+    times.extend(until for until in paused if until is not None and until > state.last_at)
     return min(times)
 
 
@@ -104,6 +146,12 @@ def _route(turn: Turn, event: Event) -> None:
         membership.drained(turn, event)
     elif isinstance(event, LinkFailed):
         membership.link_failed(turn, event)
+    elif isinstance(event, SlotWritten):
+        lease.slot_written(turn, event)
+    elif isinstance(event, GuardianActed):
+        kind = "alarm" if event.alarm else "guardian"
+        for name in event.services or ("",):
+            turn.journal(name, kind, event.what, "told by the guardian")
     elif isinstance(event, ActionFinished):
         outcome.action_finished(turn, event)
     elif isinstance(event, ResourcesReported):
@@ -128,9 +176,19 @@ def _release(turn: Turn) -> None:
     """Take in the commands given, but for those on a service that is not verified yet."""
     for event in turn.state.held:
         instance = turn.instances.get(event.service)
-        if turn.state.phase not in UNDECIDED_PHASES and (instance is None or instance.verified):
+        is_ready = instance is None or (instance.verified and _lease_is_known(turn, instance))
+        if turn.state.phase not in UNDECIDED_PHASES and is_ready:
             turn.update(held=tuple(e for e in turn.state.held if e is not event))
             operator.command(turn, event)
+
+
+def _lease_is_known(turn: Turn, instance: Instance) -> bool:
+    """Tell whether a new daemon knows its lease, where a command on this instance needs that.
+
+    It is a matter of one beat; an operator need not give the command twice for that.
+    """
+    late = turn.now >= turn.state.started_at + turn.config.longest_timeout_s
+    return late or instance.state is not State.FROZEN_START or lease.is_known(turn.state)
 
 
 def _assert_never(event: object) -> None:
@@ -152,7 +210,7 @@ def _reconfigure(turn: Turn, config: Config) -> None:
     turn.peers = peers
     abandoned = {n: was for n, was in turn.state.abandoned.items() if n not in config.services}
     for name in sorted(set(turn.instances) - set(config.services)):
-        gone = turn.instances.pop(name)
+        gone = turn.drop(name)
         for waiter in gone.waiting:
             turn.reply(waiter.command_id, ExitCode.FAILED, f"{name}: it is no longer configured")
         turn.journal(

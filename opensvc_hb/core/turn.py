@@ -7,15 +7,13 @@ A turn handles one event or a batch of them at one `now`, then closes: at most o
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
 
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import Config
-from opensvc_hb.core.events import Stored, StoredInstance, StoredPeer
-from opensvc_hb.core.messages import Beat, Entry, Hearing, LinkHeard, Table, link_tag, table_digest
+from opensvc_hb.core.events import Stored, StoredPeer
+from opensvc_hb.core.messages import Beat, Hearing, LinkHeard, link_tag
 from opensvc_hb.core.node_state import (
-    Freeze,
     Instance,
     NodeState,
     Peer,
@@ -26,7 +24,9 @@ from opensvc_hb.core.node_state import (
     Waiting,
     is_going,
 )
-from opensvc_hb.core.states import FROZEN, ActionVerb, Avail, State, Verb
+from opensvc_hb.core.records import replace
+from opensvc_hb.core.states import FROZEN, ActionVerb, State, Verb
+from opensvc_hb.core.summary import summary_of
 from opensvc_hb.errors import ExitCode
 
 SENT_STEPS = 200
@@ -43,12 +43,13 @@ class Turn:
     def __init__(self, state: NodeState, now: float) -> None:
         self.state = state
         self.now = now
-        self.instances: Dict[str, Instance] = dict(state.instances)
+        self.instances: Mapping[str, Instance] = state.instances
         self.peers: Dict[str, Peer] = dict(state.peers)
         self.effects: List[fx.Effect] = []
         self.dirty: Set[str] = set()
         self.must_persist = False
         self.must_send = False
+        self._changed: Optional[Dict[str, Instance]] = None
 
     # -- reading -----------------------------------------------------------------------
 
@@ -71,9 +72,23 @@ class Turn:
 
     def put(self, instance: Instance) -> Instance:
         """Store a changed instance and look at it again before the turn ends."""
-        self.instances[instance.service] = instance
+        self.note(instance)
         self.dirty.add(instance.service)
         return instance
+
+    def note(self, instance: Instance) -> None:
+        """Store a changed instance whose change asks for no other look at it."""
+        self._own_instances()[instance.service] = instance
+
+    def drop(self, name: str) -> Instance:
+        """Forget an instance; return what it was."""
+        return self._own_instances().pop(name)
+
+    def _own_instances(self) -> Dict[str, Instance]:
+        """Return the instances of this turn, copied from the state's with the first change."""
+        if self._changed is None or self.instances is not self._changed:
+            self.instances = self._changed = dict(self.instances)
+        return self._changed
 
     def put_peer(self, peer: Peer) -> Peer:
         """Store what is now known of a peer."""
@@ -147,6 +162,7 @@ class Turn:
     def close(self) -> Tuple[NodeState, List[fx.Effect]]:
         """Return the new state and the effects of the turn, in the order to perform them."""
         self.update(instances=self.instances, peers=self.peers, last_at=self.now)
+        self.update(summary=summary_of(self.state))
         out: List[fx.Effect] = []
         if self.must_persist:
             out.append(fx.Persist(stored(self.state)))
@@ -199,36 +215,10 @@ def sent_at(state: NodeState, sequence: int) -> Optional[float]:
     return found
 
 
-def table_of(state: NodeState) -> Table:
-    """Return what we announce of our instances: only those the agent was asked about."""
-    confirmed = state.unconfirmed_from is None
-    return tuple(
-        Entry(
-            service=i.service,
-            state=State.UNKNOWN if i.doubtful else i.state,
-            state_sequence=i.state_sequence,
-            epoch=i.epoch,
-            highest_epoch=i.highest_epoch,
-            resources_up=resources_up(i),
-            confirmed=confirmed,
-        )
-        for _, i in sorted(state.instances.items())
-        if i.verified
-    )
-
-
-def resources_up(instance: Instance) -> bool:
-    """Tell whether the instance may claim that its resources are up.
-
-    Only a plain "down" of the agent speaks against it: unknown never moves a service, and
-    while its start action runs nothing can be said.
-    """
-    return instance.state is State.STARTING or instance.resources is not Avail.DOWN
-
-
 def make_beat(state: NodeState) -> Beat:
     """Return our newest beat: one snapshot of states and acknowledgements."""
-    table = table_of(state)
+    summary = summary_of(state)
+    table = summary.table
     hearings = tuple(
         Hearing(
             node=peer.node,
@@ -246,27 +236,31 @@ def make_beat(state: NodeState) -> Beat:
         sender=state.config.node,
         incarnation=state.incarnation,
         sequence=state.sequence,
-        table_digest=table_digest(table),
+        table_digest=summary.digest,
         table=table,
         hearings=hearings,
         config_digest=state.config.digest,
         longest_timeout_s=state.config.longest_timeout_s,
         restarting_for_s=restarting,
         left=state.phase is Phase.LEFT,
+        claims=claimed_node(state),
     )
+
+
+def claimed_node(state: NodeState) -> str:
+    """Return the silent peer whose lease we claim now, "" for none."""
+    for peer in state.peers.values():
+        if peer.claim is not None and peer.claim.sequence is not None and not peer.claim.refused:
+            return peer.node
+    return ""
 
 
 def stored(state: NodeState) -> Stored:
     """Return what must survive: own instances, epochs, promises, incarnations."""
-    none = Freeze("", "", "")
     instances = dict(state.kept)
-    for name, i in state.instances.items():
-        freeze = i.freeze or none
-        instances[name] = StoredInstance(
-            i.state, i.state_sequence, i.epoch, i.highest_epoch, freeze.who, freeze.reason, freeze.wall
-        )
+    instances.update((name, part.record) for name, part in summary_of(state).parts.items())
     peers = {
-        p.node: StoredPeer(p.incarnation, p.promise_s, tuple(sorted(p.maintenance)))
+        p.node: StoredPeer(p.incarnation, p.promise_s, tuple(sorted(p.maintenance)), p.confirmed_dead)
         for p in state.peers.values()
     }
     return Stored(state.incarnation, instances, peers)
@@ -291,6 +285,9 @@ def change_state(
             offer=instance.offer if target is State.START_READY else None,
             freeze=instance.freeze if target in FROZEN else None,
             freeze_next=instance.freeze_next if target in _UNDER_WAY else None,
+            frozen_at=turn.next_sequence if target is State.FROZEN_START else None,
+            excused=False,
+            called=False,
             held_by="",
             doubtful=False,
         )
@@ -353,4 +350,26 @@ def decision_inputs(turn: Turn, instance: Instance) -> Tuple[Tuple[str, str], ..
         inputs.extend(
             (f"last beat {link.link_id}", age_text(link.heard_at, turn.now)) for link in peer.links.values()
         )
+        inputs.extend(_claim_evidence(peer, turn.now))
+    inputs.extend(lease_evidence(turn.state, turn.now))
     return tuple(inputs)
+
+
+def lease_evidence(state: NodeState, now: float) -> Tuple[Tuple[str, str], ...]:
+    """Return what a decision about our own lease looked at; nothing where there is none."""
+    held = state.lease
+    if not state.config.lease_links or held.counts_from is None:
+        return ()
+    return (("lease", f"{now - held.counts_from:.1f} s old, by {held.renewed_by}"),)
+
+
+def _claim_evidence(peer: Peer, now: float) -> Tuple[Tuple[str, str], ...]:
+    """Return what our claim of a silent peer's lease rests on."""
+    claim = peer.claim
+    if claim is None or not claim.passed or claim.seen is None or claim.written_at is None:
+        return ()
+    unchanged_s = claim.seen.read_at - claim.seen.unchanged_since
+    return (
+        (f"slot of {peer.node}", f"unchanged for {unchanged_s:.1f} s, and after our claim"),
+        ("our claim", f"begun {now - claim.written_at:.3f} s ago, read back"),
+    )

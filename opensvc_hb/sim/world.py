@@ -1,17 +1,17 @@
-"""A deterministic world: nodes with unchanged cores, links, actions, operators, one clock.
+"""A deterministic world: nodes with unchanged cores, links, disks, actions, operators, true time.
 
-The world plays the shell's part: it performs effects, delivers beats after a delay, lets
-actions take their time, keeps what was persisted, and can kill, boot, pause and cut. It has
-no randomness of its own; whoever drives it decides what happens next. Every node sees the one
-clock of the world, whose seconds mean what CLOCK_BOOTTIME means to a real node.
+The world plays the shell's part: it performs effects, carries beats over networks and disks,
+lets actions take their time, keeps what was persisted, holds the guardian's deadlines, and can
+kill, crash, boot, pause and cut. Nothing happens by chance in it unless its `Nature` has a seed:
+then delays vary, the same way for the same seed. Whoever drives it decides what goes wrong.
+
+Every event carries the time of its node's own clock; `now` is the world's true time.
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, FrozenSet, List, Optional, Set, Tuple
+from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Protocol, Set, Tuple
 
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import Config
@@ -23,21 +23,27 @@ from opensvc_hb.core.events import (
     DaemonStarted,
     DaemonStopping,
     Event,
-    LinkDrained,
-    Outcome,
+    GuardianActed,
     PeerConfirmedDead,
     ResourcesReported,
     StopKind,
     Stored,
-    Ticked,
 )
 from opensvc_hb.core.messages import Beat
-from opensvc_hb.core.node_state import NodeState, new_node
-from opensvc_hb.core.states import ActionVerb, Avail, Verb
-from opensvc_hb.core.step import step
+from opensvc_hb.core.node_state import new_node
+from opensvc_hb.core.states import Avail, Verb
+from opensvc_hb.sim.actions import Action, ActionKey, Manners, Runner
+from opensvc_hb.sim.chance import Chance
+from opensvc_hb.sim.clocks import Clock
+from opensvc_hb.sim.disks import Disk, Port, Reader, Writer
+from opensvc_hb.sim.guardian import Guardian
+from opensvc_hb.sim.hosts import Crash, CrashKind, Host
+from opensvc_hb.sim.inboxes import Inboxes
+from opensvc_hb.sim.timeline import Timeline
 
 LINK_DELAY_S = 0.001
-VERIFY_LOOK_S = 0.05
+LOOK_AFTER_S = 0.3
+"""The agent looks at a service so long after the guardian did something to it."""
 
 
 @dataclass(frozen=True)
@@ -49,53 +55,94 @@ class Line:
     text: str
 
 
-@dataclass
-class Host:
-    """One node as the world sees it.
+@dataclass(frozen=True)
+class Nature:
+    """What a world is like by itself, all faults apart.
 
     Args:
-        running: services whose resources are up here: the truth, whatever core believes.
-        life: grows with each start of the daemon; events of an earlier life are lost.
-        actions: what runs here, by life and id: an action goes on when its daemon has ended.
-        newest: (incarnation, sequence) of the newest beat read on each link in this life, as a
-            listener keeps it: what is not newer is a replay and never reaches the core.
+        seed: of the delays; None: they are all alike, and threads take turns in good order.
+        rates: seconds that each node's clock counts in a true one; with none, all show true time.
+        evaluate_every_s: the agent looks at every service so often; None: only when told to.
+        reboot_s: a machine that was reset is up again after so long; None: it stays off.
+        kill_s: from a kill to the death of the processes.
+        holds_more: a killed service holds something until it is stopped (a mounted file system).
+        resets: a guardian's reset ends the machine.
+        skips_read_back: slots are not read back: to show that they must be.
     """
 
-    config: Config
-    core: Optional[NodeState] = None
-    stored: Stored = field(default_factory=Stored)
-    running: Set[str] = field(default_factory=set)
-    actions: Dict[Tuple[int, int], fx.RunAction] = field(default_factory=dict)
-    timer: Optional[float] = None
-    life: int = 0
-    paused: bool = False
-    waiting: List[Event] = field(default_factory=list)
-    newest: Dict[str, Tuple[int, int]] = field(default_factory=dict)
+    seed: Optional[int] = None
+    rates: Mapping[str, float] = field(default_factory=dict)
+    evaluate_every_s: Optional[float] = None
+    reboot_s: Optional[float] = None
+    kill_s: float = 0.0
+    holds_more: bool = False
+    resets: bool = True
+    skips_read_back: bool = False
+
+
+class Hash(Protocol):
+    """What a trace is hashed with."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more."""
 
 
 class World:
     """The cluster in one process. All methods act at the world's present `now`.
 
-    `on_deliver(link_id, listener, beat)` answers with the delays (seconds) of the copies that
-    arrive: none is a loss, two a duplicate, different ones reorder. `on_step(node, effects,
-    performed)` sees what a step asked for, once before and once after it is performed.
+    Attributes:
+        on_deliver: given (link id, listener, beat), answers with the delays (seconds) of the copies
+            that arrive over a network: none is a loss, two a duplicate, different ones reorder.
+        on_bare: given (link id, listener), whether the beat arrives without its table.
+        on_step: given (node, effects, performed), sees what a step asked for, once before and once
+            after it is performed.
+        on_send: given (node, beat), sees what is announced.
+        on_occupied: given (node, service), told that a service begins to be up, or may be.
+        on_guardian: given (node, service), told that a guardian acts on it.
+        trace: takes in every step.
+        turned_at: when a machine was last turned on or off.
     """
 
-    def __init__(self, configs: Tuple[Config, ...]) -> None:
-        self.now = 0.0
-        self.hosts = {c.node: Host(config=c) for c in configs}
+    def __init__(self, configs: Tuple[Config, ...], nature: Optional[Nature] = None) -> None:
+        self.nature = nature or Nature()
+        self.timeline = Timeline()
+        self.chance = Chance(self.nature.seed)
+        self.manners = Manners()
         self.log: List[Line] = []
         self.beats: List[Tuple[float, str, Beat]] = []
         self.cuts: Set[Tuple[str, str]] = set()
-        self.action_s: Dict[Tuple[str, str, ActionVerb], float] = {}
-        self.failing: Set[Tuple[str, str, ActionVerb]] = set()
         self.overlaps: List[Tuple[float, str]] = []
         self.replies: Dict[int, fx.Reply] = {}
         self.on_deliver: Optional[Callable[[str, str, Beat], FrozenSet[float]]] = None
+        self.on_bare: Optional[Callable[[str, str], bool]] = None
         self.on_step: Optional[Callable[[str, Tuple[fx.Effect, ...], bool], None]] = None
+        self.on_send: Optional[Callable[[str, Beat], None]] = None
+        self.on_occupied: Optional[Callable[[str, str], None]] = None
+        self.on_guardian: Optional[Callable[[str, str], None]] = None
+        self.trace: Optional[Hash] = None
         self.steps_count = 0
-        self._queue: List[Tuple[float, int, str, int, Event]] = []
-        self._count = itertools.count(1)
+        self.resets_count = 0
+        self.turned_at = 0.0
+        self.hosts: Dict[str, Host] = {}
+        self._disks: Dict[Tuple[str, str], Disk] = {}
+        self.inboxes = Inboxes(self)
+        for config in configs:
+            self.hosts[config.node] = self._new_host(config)
+
+    @property
+    def now(self) -> float:
+        """The true time, seconds from the world's beginning."""
+        return self.timeline.now
+
+    @property
+    def action_s(self) -> Dict[ActionKey, float]:
+        """How long actions take; see `Manners`."""
+        return self.manners.action_s
+
+    @property
+    def failing(self) -> Set[ActionKey]:
+        """Actions that fail; see `Manners`."""
+        return self.manners.failing
 
     # -- what a driver does to the world -------------------------------------------------
 
@@ -103,43 +150,75 @@ class World:
         """Start the daemon of a node; `booted` means that the machine was off before."""
         host = self.hosts[node]
         if booted:
-            host.running.clear()
-        host.life += 1
-        host.newest.clear()
+            self.turned_at = self.now
+            host.runner.power_off()
+            host.guardian.power_off()
+            host.guardian = self._new_guardian(node, host.runner)
+            host.clock = self._new_clock(node)
+            host.is_on, host.asleep = True, False
+        self._forget_daemon(host)
+        host.woke_at = self.now
         host.core = new_node(host.config)
+        self._connect(host)
         self.say(node, "boots" if booted else "daemon starts")
-        self._give(node, DaemonStarted(host.config, host.stored, booted))
+        started = DaemonStarted(host.config, host.stored, booted, host.guardian.lease_until())
+        self.inboxes.give(node, started)
+        for reader in list(host.readers.values()):
+            reader.begin()
 
     def kill(self, node: str) -> None:
-        """Power off: nothing runs there any more."""
+        """Power off: nothing runs there any more. What its disk path held may arrive yet, or not."""
+        host = self.hosts[node]
         self.kill_daemon(node)
-        self.hosts[node].running.clear()
-        self.hosts[node].actions.clear()
+        host.runner.power_off()
+        host.guardian.power_off()
+        host.is_on, host.asleep = False, False
+        self.turned_at = self.now
+        arrives = f"stuck {node}"
+        host.path.stuck = [late for late in host.path.stuck if self.chance.draw(arrives) >= 0.5]
         self.say(node, "is killed")
 
     def kill_daemon(self, node: str) -> None:
         """End the daemon without a word; its services run on."""
         host = self.hosts[node]
         host.core = None
-        host.timer = None
-        host.paused = False
-        host.waiting.clear()
-        host.life += 1
+        self._forget_daemon(host)
+
+    def crash(self, node: str, effects: int, kind: CrashKind) -> None:
+        """Have a node end, or stand still, in the middle of its next step that stores or begins something."""
+        self.hosts[node].crash = Crash(effects, kind)
 
     def pause(self, node: str) -> None:
         """Stop all processes of a node; what runs there stays."""
-        self.hosts[node].paused = True
+        host = self.hosts[node]
+        host.paused = host.asleep = True
+        host.runner.sleep()
+        host.guardian.sleep()
         self.say(node, "is paused")
+
+    def pause_daemon(self, node: str) -> None:
+        """Stop the daemon alone; guardian and services go on."""
+        self.hosts[node].paused = True
+        self.say(node, "its daemon is paused")
 
     def resume(self, node: str) -> None:
         """Let a paused node go on: first its timer, then what waited for it."""
         host = self.hosts[node]
         host.paused = False
+        host.woke_at = self.now
         self.say(node, "goes on")
-        waiting = [Ticked(), *host.waiting]
-        host.waiting = []
-        for event in waiting:
-            self._give(node, event)
+        if host.asleep:
+            host.asleep = False
+            host.runner.wake()
+            host.guardian.wake()
+        if host.core is not None and not host.paused:
+            self.inboxes.wake(node, host)
+
+    def resume_daemon(self, node: str) -> None:
+        """Let the daemon go on, unless the whole machine stands still."""
+        host = self.hosts[node]
+        if host.paused and not host.asleep:
+            self.resume(node)
 
     def cut(self, link_id: str, listener: str) -> None:
         """Nothing that is sent on a link reaches this listener any more."""
@@ -151,24 +230,24 @@ class World:
 
     def command(self, node: str, service: str, verb: Verb, force: bool = False, reason: str = "") -> int:
         """Have an operator ask for something on a node; the number finds the reply."""
-        number = next(self._count)
-        self._give(node, CommandGiven(number, service, verb, force, "operator", reason))
+        number = self.timeline.number()
+        self.inboxes.give(node, CommandGiven(number, service, verb, force, "operator", reason))
         return number
 
     def confirm_dead(self, node: str, dead: str) -> int:
         """Have an operator vouch on `node` that another is dead."""
-        number = next(self._count)
-        self._give(node, PeerConfirmedDead(number, dead, "operator", "seen dead"))
+        number = self.timeline.number()
+        self.inboxes.give(node, PeerConfirmedDead(number, dead, "operator", "seen dead"))
         return number
 
     def stop(self, node: str, kind: StopKind) -> None:
         """Ask a daemon to stop, in order."""
-        self._give(node, DaemonStopping(kind))
+        self.inboxes.give(node, DaemonStopping(kind))
 
     def reconfigure(self, node: str, config: Config) -> None:
         """Give a node another configuration; its daemon, if it runs, reads it at once."""
         self.hosts[node].config = config
-        self._give(node, ConfigurationChanged(config))
+        self.inboxes.give(node, ConfigurationChanged(config))
 
     def lose_store(self, node: str) -> None:
         """Empty a node's store, as a reinstallation does; its daemon must not run."""
@@ -178,20 +257,23 @@ class World:
 
     def resources(self, node: str, service: str, avail: Avail) -> None:
         """Let the resources of a service be so from now on, and the evaluation report it."""
-        running = self.hosts[node].running
-        (running.discard if avail is Avail.DOWN else running.add)(service)
-        self._give(node, ResourcesReported(service, avail))
+        self.hosts[node].runner.set_resources(service, avail)
+        self.inboxes.give(node, ResourcesReported(service, avail))
 
     def run(self, seconds: float) -> None:
         """Let the time pass."""
-        end = self.now + seconds
-        while True:
-            due = self._next_due()
-            if due is None or due > end:
-                break
-            self.now = max(self.now, due)
-            self._do_next(due)
-        self.now = end
+        self.timeline.run_until(self.now + seconds)
+
+    def run_until(self, moment: float) -> None:
+        """Let the time pass up to a true time."""
+        self.timeline.run_until(moment)
+
+    def share_disk(self, node: str, device: str, disk: Disk) -> None:
+        """Let a device of a node be this disk; without a word all nodes share one by its name.
+
+        Daemons that run go on with what they have open.
+        """
+        self._disks[node, device] = disk
 
     # -- how the world answers -----------------------------------------------------------
 
@@ -204,140 +286,172 @@ class World:
         """Add a line to the log."""
         self.log.append(Line(self.now, node, text))
 
-    # -- inside --------------------------------------------------------------------------
+    def local(self, node: str) -> float:
+        """Return what a node's clock shows now."""
+        return self.hosts[node].local(self.now)
 
-    def _next_due(self) -> Optional[float]:
-        times = [h.timer for h in self.hosts.values() if h.timer is not None and not h.paused]
-        if self._queue:
-            times.append(self._queue[0][0])
-        return min(times, default=None)
+    def where(self, service: str) -> List[str]:
+        """Return the nodes where something of a service is up in truth, or may be."""
+        return [node for node, host in self.hosts.items() if host.runner.occupies(service)]
 
-    def _do_next(self, due: float) -> None:
-        if self._queue and self._queue[0][0] <= due:
-            _, _, node, life, event = heapq.heappop(self._queue)
-            if self.hosts[node].life == life:
-                self._give(node, event)
-            elif isinstance(event, ActionFinished):
-                self._end_action(self.hosts[node], life, event)  # a runner outlives its daemon
-            return
-        for node, host in sorted(self.hosts.items()):
-            if host.timer is not None and host.timer <= due and not host.paused:
-                host.timer = None
-                self._give(node, Ticked())
-                return
+    # -- beats -----------------------------------------------------------------------------
 
-    def _later(self, delay_s: float, node: str, event: Event) -> None:
-        life = self.hosts[node].life
-        heapq.heappush(self._queue, (self.now + delay_s, next(self._count), node, life, event))
-
-    def _give(self, node: str, event: Event) -> None:
+    def deliver(self, node: str, beat: Beat, with_table: bool) -> None:
+        """Send a beat on every link of a node."""
         host = self.hosts[node]
-        if isinstance(event, ActionFinished):
-            if event.verb is ActionVerb.VERIFY and self._acts(host, event.service):
-                self._later(VERIFY_LOOK_S, node, event)  # it waits for the service's lock
-                return
-            event = self._end_action(host, host.life, event)
-        if host.core is None:
-            return
-        if host.paused:
-            host.waiting.append(event)
-            return
-        if isinstance(event, BeatReceived) and not self._is_newer(host, event):
-            return
-        host.core, effects = step(host.core, event, self.now)
-        self.steps_count += 1
-        if self.on_step is not None:
-            self.on_step(node, effects, False)
-        for effect in effects:
-            self._perform(node, effect)
-        if self.on_step is not None:
-            self.on_step(node, effects, True)
-
-    def _is_newer(self, host: Host, event: BeatReceived) -> bool:
-        """Tell whether a listener would hand this beat over, and remember it."""
-        number = (event.beat.incarnation, event.beat.sequence)
-        if number <= host.newest.get(event.link_id, (0, 0)):
-            return False
-        host.newest[event.link_id] = number
-        return True
-
-    @staticmethod
-    def _acts(host: Host, service: str) -> bool:
-        """Tell whether a start or stop of a service runs here, whichever daemon asked for it."""
-        acting = (ActionVerb.START, ActionVerb.STOP)
-        return any(a.service == service and a.verb in acting for a in host.actions.values())
-
-    def _end_action(self, host: Host, life: int, event: ActionFinished) -> ActionFinished:
-        """Make the action's result true in the world, and tell what the agent then sees."""
-        action = host.actions.pop((life, event.action_id), None)
-        if action is None:
-            return event
-        if event.outcome is Outcome.DONE and action.verb is ActionVerb.START:
-            host.running.add(action.service)
-        if event.outcome is Outcome.DONE and action.verb is ActionVerb.STOP:
-            host.running.discard(action.service)
-        avail = Avail.UP if action.service in host.running else Avail.DOWN
-        owners = [n for n, h in self.hosts.items() if action.service in h.running]
-        if len(owners) > 1:
-            self.overlaps.append((self.now, action.service))
-        return replace(event, avail=avail)
-
-    def _perform(self, node: str, effect: fx.Effect) -> None:
-        host = self.hosts[node]
-        if isinstance(effect, fx.SendNow):
-            self._deliver(node, effect)
-        elif isinstance(effect, fx.AskLinks):
-            for link in host.config.links:
-                if link.node != node:
-                    self._later(0.0, node, LinkDrained(link.id, effect.token))
-        elif isinstance(effect, fx.ArmTimer):
-            host.timer = effect.at
-        elif isinstance(effect, fx.RunAction):
-            self._run_action(node, effect)
-        elif isinstance(effect, fx.CancelAction):
-            action = host.actions.get((host.life, effect.action_id))
-            if action is not None:  # else it has ended, and its end waits to be read
-                self._later(0.0, node, _finished(action, Outcome.TIMED_OUT, "cancelled"))
-        elif isinstance(effect, fx.Persist):
-            host.stored = effect.stored
-        elif isinstance(effect, fx.Journal):
-            rule = f" {effect.rule}" if effect.rule else ""
-            why = f"  {effect.reason}" if effect.reason else ""
-            self.say(node, f"{effect.service or '-'} [{effect.kind}{rule}] {effect.text}{why}")
-        elif isinstance(effect, fx.Reply):
-            self.replies[effect.command_id] = effect
-            self.say(node, f"answers: {effect.code.name} {effect.text}")
-        elif isinstance(effect, fx.Exit):
-            self.say(node, "daemon exits")
-            host.life += 1
-            host.core = None
-            host.timer = None
-
-    def _deliver(self, node: str, effect: fx.SendNow) -> None:
-        beat = effect.beat if effect.with_table else replace(effect.beat, table=None)
-        self.beats.append((self.now, node, effect.beat))
-        for link in self.hosts[node].config.links_from(node):
+        self.beats.append((self.now, node, beat))
+        if self.on_send is not None:
+            self.on_send(node, beat)
+        said = beat if with_table else replace(beat, table=None)
+        if said.claims:
+            said = replace(said, claims="")
+        for link in host.config.links_from(node):
+            writer = host.writers.get(link.id)
+            if writer is not None:
+                writer.offer(beat, with_table)
+                continue
             for listener, other in self.hosts.items():
                 if listener == node or (link.id, listener) in self.cuts or other.core is None:
                     continue
                 delays = frozenset({LINK_DELAY_S})
                 if self.on_deliver is not None:
-                    delays = self.on_deliver(link.id, listener, beat)
+                    delays = self.on_deliver(link.id, listener, said)
+                heard = said
+                if self.on_bare is not None and self.on_bare(link.id, listener):
+                    heard = replace(said, table=None)
                 for delay_s in sorted(delays):
-                    self._later(delay_s, listener, BeatReceived(link.id, beat))
+                    self.inboxes.later(delay_s, listener, BeatReceived(link.id, heard))
 
-    def _run_action(self, node: str, action: fx.RunAction) -> None:
+    # -- making hosts ----------------------------------------------------------------------
+
+    def _new_host(self, config: Config) -> Host:
+        node = config.node
+
+        def finished(action: Action, event: ActionFinished) -> None:
+            self._action_ended(node, action, event)
+
+        def occupied(service: str) -> None:
+            if self.on_occupied is not None:
+                self.on_occupied(node, service)
+
+        def lasts(seconds: float) -> float:
+            return self.hosts[node].clock.lasts(seconds)
+
+        runner = Runner(node, self.timeline, self.manners, finished, occupied, lasts)
+        host = Host(config, runner, self._new_guardian(node, runner))
+        if self.nature.evaluate_every_s is not None:
+            self.timeline.after(self.nature.evaluate_every_s, self._evaluate, node)
+        return host
+
+    def _new_clock(self, node: str) -> Clock:
+        rate = self.nature.rates.get(node)
+        if rate is None:
+            return Clock()
+        return Clock(self.now, self.chance.uniform(f"clock {node}", 1.0, 1000.0), rate)
+
+    def _new_guardian(self, node: str, runner: Runner) -> Guardian:
+        def acted(service: str, text: str) -> None:
+            self.say(node, text)
+            if self.on_guardian is not None:
+                self.on_guardian(node, service)
+            self.inboxes.give(node, GuardianActed((service,) if service else (), text))
+            if service:
+                self.timeline.after(LOOK_AFTER_S, self._look_at, node, service)
+
+        def reset() -> None:
+            self.resets_count += 1
+            if not self.nature.resets:
+                return
+            self.kill(node)
+            if self.nature.reboot_s is not None:
+                self.timeline.after(self.nature.reboot_s, self._boot_again, node)
+
+        def true(reading: float) -> float:
+            return self.hosts[node].clock.true(reading)
+
+        guardian = Guardian(self.timeline, runner, lambda: self.local(node), true, acted, reset)
+        guardian.kill_s = self.nature.kill_s
+        guardian.holds_more = self.nature.holds_more
+        return guardian
+
+    def _boot_again(self, node: str) -> None:
+        if not self.hosts[node].is_on:
+            self.boot(node)
+
+    def _connect(self, host: Host) -> None:
+        """Start the disk threads of a new daemon."""
+        node, life = host.config.node, host.life
+
+        def put(event: Event) -> None:
+            if host.life == life:
+                self.inboxes.give(node, event)
+
+        def when_running(do: Callable[[], None]) -> None:
+            if host.life != life or host.core is None:
+                return
+            if host.paused:
+                host.late.append(do)
+            else:
+                do()
+
+        for link in host.config.links:
+            if not link.type.is_disk:
+                continue
+            disk = self._disks.get((node, link.device))
+            if disk is None:
+                disk = self._disks.setdefault(("", link.device), Disk())
+            port = Port(
+                self.timeline,
+                self.chance,
+                host.path,
+                put,
+                lambda: self.local(node),
+                when_running,
+                host.clock.lasts,
+            )
+            if link.node == node:
+                host.writers[link.id] = Writer(link, disk, port, self.nature.skips_read_back)
+                continue
+            record = host.stored.peers.get(link.node)
+            floor = record.incarnation if record is not None else 0
+            host.readers[link.id] = Reader(link, disk, port, put, self._is_cut(link.id, node), floor)
+
+    def _is_cut(self, link_id: str, listener: str) -> Callable[[], bool]:
+        return lambda: (link_id, listener) in self.cuts
+
+    @staticmethod
+    def _forget_daemon(host: Host) -> None:
+        host.life += 1
+        host.timer = None
+        host.paused = host.asleep
+        host.busy = False
+        host.crash = None
+        host.unstored = None
+        host.announced = None
+        host.unguarded = frozenset()
+        for kept in (host.waiting, host.late):
+            kept.clear()
+        for table in (host.unread, host.newest, host.listens_at, host.writers, host.readers):
+            table.clear()
+        host.effects.clear()
+
+    # -- services --------------------------------------------------------------------------
+
+    def _action_ended(self, node: str, action: Action, event: ActionFinished) -> None:
         host = self.hosts[node]
-        host.actions[(host.life, action.action_id)] = action
-        key = (node, action.service, action.verb)
-        default_s = 0.5 if action.verb in (ActionVerb.START, ActionVerb.STOP) else 0.01
-        outcome = Outcome.FAILED if key in self.failing else Outcome.DONE
-        detail = "it fails here" if outcome is Outcome.FAILED else ""
-        self._later(self.action_s.get(key, default_s), node, _finished(action, outcome, detail))
+        owners = [n for n, h in self.hosts.items() if event.service in h.running]
+        if len(owners) > 1:
+            self.overlaps.append((self.now, event.service))
+        if action.life == host.life:
+            self.inboxes.give(node, event)
 
+    def _look_at(self, node: str, service: str) -> None:
+        host = self.hosts[node]
+        if host.core is not None and not host.asleep and not host.runner.is_acting(service):
+            self.inboxes.give(node, ResourcesReported(service, host.runner.avail(service)))
 
-def _finished(action: fx.RunAction, outcome: Outcome, detail: str) -> ActionFinished:
-    status = 0 if outcome is Outcome.DONE else 1
-    return ActionFinished(
-        action.service, action.action_id, action.verb, outcome, Avail.UNKNOWN, status, detail
-    )
+    def _evaluate(self, node: str) -> None:
+        assert self.nature.evaluate_every_s is not None, "asked by `_new_host`"
+        for service in self.hosts[node].config.services:
+            self._look_at(node, service)
+        self.timeline.after(self.nature.evaluate_every_s, self._evaluate, node)

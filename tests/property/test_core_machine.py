@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from cluster_watch import Watch
+import pytest
 from core_builders import NODES, TIMEOUT_S, make_config
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from opensvc_hb.core.config import HealPolicy, Policies, TakeoverPolicy
 from opensvc_hb.core.events import StopKind
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
+from opensvc_hb.sim.invariants import Watch
 from opensvc_hb.sim.world import LINK_DELAY_S, World
 
 SERVICES = ("svc1", "svc2")
@@ -332,5 +333,5 @@ class Wild(Cluster):
 
 TestNeverSilent = NeverSilent.TestCase
 TestNeverSilent.settings = settings(max_examples=150, **PROFILE)
-TestWild = Wild.TestCase
+TestWild = pytest.mark.slow(Wild.TestCase)
 TestWild.settings = settings(max_examples=50, **PROFILE)

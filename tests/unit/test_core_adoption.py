@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from core_builders import (
     NOW,
+    TIMEOUT_S,
     make_config,
     make_entry,
     make_instance,
@@ -29,9 +30,10 @@ from opensvc_hb.core.events import (
     ResourcesReported,
     Stored,
     StoredInstance,
+    StoredPeer,
     Ticked,
 )
-from opensvc_hb.core.node_state import Freeze, Phase, new_node
+from opensvc_hb.core.node_state import Freeze, Liveness, Phase, new_node
 from opensvc_hb.core.outcome import QUESTION_GRACE_S
 from opensvc_hb.core.states import FROZEN, PERMISSIVE, ActionVerb, Avail, State, Verb
 from opensvc_hb.core.step import step
@@ -119,6 +121,23 @@ def test_a_boot_resets_every_state_but_frozen(before):
 def test_what_an_operator_must_clear_survives_a_restart_of_the_daemon(before):
     """A restart is no repair."""
     assert adopted_state(before, False, Avail.DOWN) is before
+
+
+@pytest.mark.parametrize("booted", [False, True])
+def test_a_stored_confirmation_of_death_permits_nothing_before_this_daemon_has_listened(booted):
+    """The node may have come back while no daemon listened here; a boot forgets it altogether."""
+    config = make_config()
+    known = Stored(6, {"svc1": stored(State.STOPPED)}, {"deb2": StoredPeer(4, 0.0, (), True)})
+    state, effects = step(new_node(config), DaemonStarted(config, known, booted), NOW)
+    state, _ = answer(state, effects, Avail.DOWN)
+    assert state.peers["deb2"].liveness is Liveness.UNPROVEN
+    assert state.instances["svc1"].state is State.STOPPED
+    for tick in range(1, 10):
+        state, _ = step(state, Ticked(), NOW + 0.1 * TIMEOUT_S * tick)
+        assert state.instances["svc1"].state is State.STOPPED
+    state, _ = step(state, Ticked(), NOW + TIMEOUT_S)
+    expected = (False, State.STOPPED) if booted else (True, State.STARTING)
+    assert (state.peers["deb2"].confirmed_dead, state.instances["svc1"].state) == expected
 
 
 @pytest.mark.parametrize("before", [State.STOPPED, State.UNKNOWN, State.START_READY])
@@ -413,6 +432,8 @@ def test_a_verify_that_hangs_in_the_kernel_does_not_keep_the_daemon_from_decidin
     event = ActionFinished(other.service, other.action_id, other.verb, Outcome.DONE, Avail.DOWN)
     state, effects = step(state, event, NOW + 1.0)
     late = NOW + VERIFY_LIMIT_S + QUESTION_GRACE_S
+    for second in range(2, int(VERIFY_LIMIT_S + QUESTION_GRACE_S) - 1):
+        state, _ = step(state, Ticked(), NOW + second)  # a daemon that does not stand still
     state, effects = step(state, Ticked(), late - 1.0)
     assert [e.service for e in only(effects, fx.SendNow)[0].beat.table] == ["svc2"]
     assert state.phase is Phase.VERIFYING

@@ -28,7 +28,7 @@ from opensvc_hb.core.node_state import Liveness, Purpose, RunningAction
 from opensvc_hb.core.rules import Order
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
 from opensvc_hb.core.step import step
-from opensvc_hb.core.turn import resources_up
+from opensvc_hb.core.summary import resources_up
 
 START = RunningAction(5, ActionVerb.START, Purpose.RULE, State.STARTED, NOW)
 

@@ -231,16 +231,19 @@ def test_a_takeover_is_begun_only_while_the_peer_cannot_be_back_and_have_it():
     assert [run.begin_by for run in only(effects, fx.RunAction)] == [NOW + 0.6 * TIMEOUT_S]
 
 
-def test_a_start_not_begun_is_stopped_and_offered_anew():
-    """Nothing was done, so nothing has failed."""
+def test_a_start_not_begun_is_stopped_and_offered_anew_after_a_beat():
+    """Nothing was done, so nothing has failed; what kept it from beginning may last for a while."""
     state = offering()
     beat = make_beat(state.config, [make_entry(State.STOPPED)], acked=200)
     state, effects = receive(state, beat)
     (run,) = only(effects, fx.RunAction)
     late = ActionFinished("svc1", run.action_id, run.verb, Outcome.NOT_BEGUN, Avail.UNKNOWN, 1, "too late")
-    state, _ = step(state, late, NOW + 1.0)
+    state, effects = step(state, late, NOW + 1.0)
+    assert state.instances["svc1"].state is State.STOPPED
+    assert only(effects, fx.ArmTimer)[0].at <= NOW + 2.0
+    state, _ = step(state, Ticked(), NOW + 2.0)
     assert state.instances["svc1"].state is State.START_READY
-    assert state.instances["svc1"].offer.made_at == NOW + 1.0
+    assert state.instances["svc1"].offer.made_at == NOW + 2.0
 
 
 def test_a_sequence_that_this_life_never_sent_gives_no_permission():

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 
 import pytest
 
 from opensvc_hb.core.node_state import Liveness
-from opensvc_hb.core.rules import RULES, Order, Situation, Verdict, decide, strictest
+from opensvc_hb.core.rules import RULES, Guard, Lapse, Order, Situation, Verdict, decide, strictest
 from opensvc_hb.core.states import FROZEN, PERMISSIVE, Role, State
 
 BOOLEANS = (False, True)
+pytestmark = pytest.mark.xdist_group("whole product")
+"""It takes seconds to make: one process does."""
+
 ACTIVE = frozenset({State.STARTED, State.STARTING, State.FROZEN_START})
 
 
 @functools.cache
 def whole_product():
-    """Every situation there is, each with the row that decides it."""
-    product = itertools.product(
+    """Every situation there is without a lease, and with one; each with the row that decides it."""
+    without = itertools.product(
         State, Role, Liveness, State, BOOLEANS, Order, BOOLEANS, BOOLEANS, BOOLEANS, BOOLEANS
     )
-    return tuple((situation, decide(situation)) for situation in itertools.starmap(Situation, product))
+    no, none = (False,), (Order.NONE,)
+    leased = itertools.product(
+        State, Role, Liveness, State, no, none, BOOLEANS, BOOLEANS, no, BOOLEANS, Lapse, BOOLEANS, Guard
+    )
+    product = itertools.chain(without, leased)
+    made = tuple((situation, decide(situation)) for situation in itertools.starmap(Situation, product))
+    gc.freeze()  # three quarters of a million: no collection of a later test needs to look at them
+    return made
 
 
 def situations(*verdicts):
@@ -31,7 +42,8 @@ def situations(*verdicts):
 
 def test_the_table_has_a_row_for_every_situation():
     """Nothing that can happen is left without an answer."""
-    assert len(whole_product()) == 11 * 2 * 8 * 11 * 2 * 3 * 2 * 2 * 2 * 2
+    leased = 11 * 2 * 8 * 11 * 2 * 2 * 2 * 3 * 2 * 6
+    assert len(whole_product()) == 11 * 2 * 8 * 11 * 2 * 3 * 2 * 2 * 2 * 2 + leased
 
 
 def test_every_row_is_reached():
@@ -64,7 +76,9 @@ def test_a_start_needs_an_acknowledgement_or_a_peer_that_is_gone():
             s.liveness is Liveness.ALIVE and s.peer in PERMISSIVE and s.settled and s.own is State.START_READY
         )
         left = s.liveness is Liveness.LEFT and s.peer in PERMISSIVE
-        silent = s.liveness is Liveness.UNKNOWN and not s.maintenance and not s.ask
+        unguarded = s.guard is Guard.NONE and s.liveness is Liveness.UNKNOWN
+        claimed = s.guard is Guard.PASSED and s.liveness in (Liveness.UNKNOWN, Liveness.WAITING)
+        silent = (unguarded or claimed) and not s.maintenance and not s.ask
         alone = s.liveness is Liveness.NOBODY
         assert acknowledged or left or silent or alone, s
 
@@ -82,7 +96,9 @@ def test_an_offer_needs_a_peer_that_is_heard_and_stopped_or_a_secondary_that_off
 )
 def test_nothing_begins_while_the_peer_may_live(liveness):
     """A peer neither heard in both directions nor known to be gone permits nothing."""
-    assert not [s for s in situations(Verdict.START, Verdict.OFFER) if s.liveness is liveness]
+    found = [s for s in situations(Verdict.START, Verdict.OFFER) if s.liveness is liveness]
+    # A lease that has run out settles it for a peer that never came.
+    assert all(liveness is Liveness.WAITING and s.guard is Guard.PASSED for s in found)
 
 
 def test_a_daemon_that_goes_starts_nothing():
@@ -98,6 +114,31 @@ def test_a_service_switched_away_is_left_to_the_peer_while_it_is_heard():
     for s in situations(Verdict.START, Verdict.OFFER):
         own_offer = s.own is State.START_READY
         assert not s.handing or s.liveness is not Liveness.ALIVE or own_offer, s
+
+
+def test_a_lease_that_ran_out_ends_what_runs_and_starts_nothing():
+    """Whatever the peer says: what runs ends, and nothing is started before it has ended."""
+    for situation, rule in whole_product():
+        if situation.lapse is not Lapse.NONE and situation.own in ACTIVE:
+            assert rule.verdict is Verdict.END, situation
+        if situation.broken and situation.liveness is not Liveness.NOBODY:
+            assert rule.verdict not in (Verdict.START, Verdict.OFFER, Verdict.CLAIM), situation
+
+
+def test_only_a_lapse_ends():
+    """Nothing but a lease that ran out, or standing still, ends a service by itself."""
+    for s in situations(Verdict.END):
+        assert s.lapse is not Lapse.NONE
+        assert s.own in ACTIVE
+
+
+def test_a_claim_is_begun_against_silence_only():
+    """A peer that is heard is asked by an offer."""
+    for s in situations(Verdict.CLAIM):
+        assert s.liveness in (Liveness.UNKNOWN, Liveness.WAITING)
+        assert s.guard is Guard.WANTED
+        assert not s.maintenance
+        assert not s.ask
 
 
 def test_only_a_double_start_yields():
@@ -122,21 +163,23 @@ def test_an_offer_that_nobody_may_answer_is_taken_back():
     """START_READY is transient: it starts, waits for a peer that is heard, or is withdrawn."""
     for situation, rule in whole_product():
         if situation.own is State.START_READY:
-            assert rule.verdict in (Verdict.START, Verdict.WAIT, Verdict.WITHDRAW)
+            assert rule.verdict in (Verdict.START, Verdict.CLAIM, Verdict.WAIT, Verdict.WITHDRAW)
             if rule.verdict is Verdict.WAIT:
-                assert situation.liveness is Liveness.ALIVE
+                assert situation.liveness is Liveness.ALIVE or situation.guard is Guard.ASKED
 
 
 def test_only_an_offer_waits_or_is_withdrawn():
-    """WAIT and WITHDRAW speak of an offer that is out."""
-    assert {s.own for s in situations(Verdict.WAIT, Verdict.WITHDRAW)} == {State.START_READY}
+    """WITHDRAW speaks of an offer that is out, WAIT of that or of a claim."""
+    assert {s.own for s in situations(Verdict.WITHDRAW)} == {State.START_READY}
+    unclaimed = {s.own for s in situations(Verdict.WAIT) if s.guard is not Guard.ASKED}
+    assert unclaimed == {State.START_READY}
 
 
-def test_frozen_instances_are_held_unless_a_double_start_heals():
-    """Only an operator moves them; healing of a double start is the one exception."""
+def test_frozen_instances_are_held_unless_a_double_start_heals_or_the_lease_runs_out():
+    """Only an operator moves them; what the peer has, or may start, is the exception."""
     for situation, rule in whole_product():
         if situation.own in FROZEN and rule.verdict is not Verdict.HOLD:
-            assert rule.verdict is Verdict.YIELD
+            assert rule.verdict in (Verdict.YIELD, Verdict.END)
             assert situation.own is State.FROZEN_START
 
 
@@ -181,6 +224,11 @@ HELD_WHERE_OPENHA_STARTS = {
     "U5": "a node that left may have failed to stop it",
     "U6": "an instance frozen while started is not taken over",
     "U7": "takeover = ask",
+    "L4": "what ran here without a lease ends first",
+    "U9": "a lease that has not run out is waited for",
+    "U10": "OpenHA has no lease to claim",
+    "U11": "a claim takes as long as the disk does",
+    "U13": "a lease that cannot be had permits nothing",
 }
 
 STARTED_WHERE_OPENHA_DOES_NOTHING = {
@@ -189,9 +237,14 @@ STARTED_WHERE_OPENHA_DOES_NOTHING = {
     "U0": "an offer becomes a start: no other node may run it any more",
     "U4": "an offer becomes a start: the peer left meanwhile",
     "U8": "an offer becomes a start: the peer fell silent meanwhile",
+    "U12": "an offer becomes a start: the peer fell silent meanwhile, and its lease was had",
 }
 
-STOPPED_WHERE_OPENHA_DOES_NOTHING = {"H1": "OpenHA leaves two STARTED for ever"}
+STOPPED_WHERE_OPENHA_DOES_NOTHING = {
+    "H1": "OpenHA leaves two STARTED for ever",
+    "L1": "OpenHA has no lease: a node that is cut off runs on while the other takes over",
+    "L2": "OpenHA does not notice that it stood still",
+}
 
 
 def test_the_table_refines_openha_and_every_difference_is_listed():
@@ -204,7 +257,7 @@ def test_the_table_refines_openha_and_every_difference_is_listed():
             held.add(rule.id)
         if ours and not theirs:
             started.add(rule.id)
-        if rule.verdict is Verdict.YIELD:
+        if rule.verdict in (Verdict.YIELD, Verdict.END):
             stopped.add(rule.id)
     assert held == set(HELD_WHERE_OPENHA_STARTS)
     assert started == set(STARTED_WHERE_OPENHA_DOES_NOTHING)

@@ -7,7 +7,8 @@ from core_builders import make_config
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.events import StopKind
 from opensvc_hb.core.states import ActionVerb, Avail, Verb
-from opensvc_hb.sim.world import World
+from opensvc_hb.sim.hosts import CrashKind
+from opensvc_hb.sim.world import Nature, World
 
 
 def two_nodes(links=("net",)):
@@ -159,3 +160,80 @@ def test_whoever_watches_sees_every_step_twice():
     after = [(node, effects) for node, effects, performed in seen if performed]
     assert before == after
     assert all(isinstance(effects[-1], fx.ArmTimer) for _, effects in before)
+
+
+def leased(nature=None):
+    """Two nodes with a network and a shared disk, the service running on deb1."""
+    links = ("net", "dio")
+    world = World((make_config("deb1", links), make_config("deb2", links)), nature)
+    for node in world.hosts:
+        world.boot(node)
+    world.run(1.0)
+    for node in ("deb1", "deb2"):
+        world.command(node, "svc1", Verb.UNFREEZE)
+        world.run(2.0)
+    assert world.where("svc1") == ["deb1"]
+    return world
+
+
+def test_a_guardian_outlives_its_daemon_and_ends_what_it_left():
+    """The daemon alone stands still: the instance ends before the peer has it, and the guardian says so."""
+    world = leased()
+    acts = []
+    world.on_guardian = lambda node, service: acts.append((world.now, node, service))
+    began = world.now
+    world.pause_daemon("deb1")
+    world.run(20.0)
+    assert acts
+    assert {(node, service) for _, node, service in acts} == {("deb1", "svc1")}
+    assert acts[0][0] < began + 5.0
+    assert world.where("svc1") == ["deb2"]
+    assert world.overlaps == []
+
+
+def test_a_node_may_end_between_any_two_effects():
+    """What was performed before is so, what stood behind it is not."""
+    for effects in range(6):
+        world = leased()
+        world.crash("deb1", effects, CrashKind.MACHINE)
+        stored = world.hosts["deb1"].stored
+        world.command("deb1", "svc1", Verb.FREEZE_STOP)
+        host = world.hosts["deb1"]
+        assert not host.is_on
+        assert (host.stored is not stored) is (effects > 0)
+
+
+def test_what_cannot_be_stored_is_not_announced():
+    """Until the store works again the last word is repeated, with new sequences."""
+    world = leased()
+    world.hosts["deb1"].store.fails = True
+    world.command("deb1", "svc1", Verb.FREEZE_START)
+    world.run(3.0)
+    said = {beat.table[0].state.name for at, node, beat in world.beats if node == "deb1" and at > 5.0}
+    assert said == {"STARTED"}
+    world.hosts["deb1"].store.fails = False
+    world.run(3.0)
+    assert world.beats[-1][2].table[0].state.name in ("FROZEN_START", "STOPPED")
+    assert heard(world, "deb2") > 0
+
+
+def test_every_node_sees_its_own_clock():
+    """Rates differ, and each boot counts from another number; timers are due by the node's own seconds."""
+    world = leased(Nature(seed=1, rates={"deb1": 1.02, "deb2": 0.98}))
+    before = world.local("deb1"), world.local("deb2")
+    world.run(10.0)
+    passed = world.local("deb1") - before[0], world.local("deb2") - before[1]
+    assert [round(seconds, 3) for seconds in passed] == [10.2, 9.8]
+    world.kill("deb2")
+    world.boot("deb2")
+    assert abs(world.local("deb2") - before[1] - passed[1]) > 0.5
+
+
+def test_a_guardian_that_does_not_answer_lets_nothing_start():
+    """The start is answered as not begun; nothing runs unguarded."""
+    world = leased()
+    world.hosts["deb2"].guardian.is_unreachable = True
+    world.command("deb1", "svc1", Verb.SWITCH)
+    world.run(3.0)
+    assert "svc1" not in world.hosts["deb2"].running
+    assert any("not begun: the guardian does not answer" in line.text for line in world.log)
