@@ -2,9 +2,9 @@
 
 Starts the threads of a configuration, gives every sender the beat, asks every listener, and
 tells what they counted. No method waits for a thread but `close`, so that a hung disk is its
-own thread's affair. The way of a beat: `send` here, `sender` (mailbox, then the codec seals),
-a carrier (`net`, `unicast`, `dio`, `disk`), and on the other node a carrier, `listener` (the
-codec opens), an event in the monitor's inbox.
+own thread's affair. The way of a beat: `send` here, `sender` or `slot_sender` (mailbox, then the
+codec seals), a carrier (`net`, `unicast`, `dio`, `disk`), and on the other node a carrier,
+`listener` (the codec opens; of a slot, `slot_watch` looks first), an event in the monitor's inbox.
 
 Runs in: the thread that owns the object; the threads it starts talk back by events only.
 """
@@ -16,21 +16,24 @@ from types import MappingProxyType
 from typing import Callable, List, Mapping, Tuple, Union
 
 from opensvc_hb.core.config import Config, Link, LinkType
-from opensvc_hb.core.messages import Beat
-from opensvc_hb.links.carrier import Carrier
+from opensvc_hb.core.messages import Beat, link_tag
+from opensvc_hb.links.carrier import Carrier, SlotCarrier
 from opensvc_hb.links.codec_native import Opener, Sealer
 from opensvc_hb.links.dio import DioCarrier
 from opensvc_hb.links.disk import DiskCarrier
 from opensvc_hb.links.keyring import Keyring
+from opensvc_hb.links.lease_block import LeaseSeal
 from opensvc_hb.links.link_thread import Clock, LinkCounters, PutEvent
-from opensvc_hb.links.listener import Listener
+from opensvc_hb.links.listener import DatagramListener, Listener, SlotListener
 from opensvc_hb.links.net import NetCarrier
-from opensvc_hb.links.sender import Sender
+from opensvc_hb.links.sender import DatagramSender, Sender
+from opensvc_hb.links.slot_sender import SlotSender
+from opensvc_hb.links.slot_watch import SlotWatch
 from opensvc_hb.links.unicast import UnicastCarrier
 
 __all__ = ["CARRIERS", "CarrierMaker", "LinkCounters", "Links"]
 
-CarrierMaker = Callable[[Link, bytes], Carrier]
+CarrierMaker = Callable[[Link, bytes], Union[Carrier, SlotCarrier]]
 
 CARRIERS: Mapping[LinkType, CarrierMaker] = MappingProxyType(
     {
@@ -69,15 +72,22 @@ class Links:
         self._threads: List[Union[Sender, Listener]] = []
         for link in config.links:
             carrier = carriers[link.type](link, keyring.cluster_tag)
+            seal = LeaseSeal(keyring, link.node, link_tag(link.id))
             if link.node == config.node:
-                sender = Sender(carrier, Sealer(keyring, config.node, link.id), put, clock)
-                self._senders.append(sender)
-                self._threads.append(sender)
+                sealer = Sealer(keyring, config.node, link.id)
+                if isinstance(carrier, SlotCarrier):
+                    self._senders.append(SlotSender(carrier, sealer, seal, put, clock))
+                else:
+                    self._senders.append(DatagramSender(carrier, sealer, put, clock))
+                self._threads.append(self._senders[-1])
             else:
                 opener = Opener(keyring, link, floors, config.node)
-                listener = Listener(carrier, opener, put, clock)
-                self._listeners.append(listener)
-                self._threads.append(listener)
+                if isinstance(carrier, SlotCarrier):
+                    watch = SlotWatch(seal, keyring.cluster_tag, floors.get(link.node, 0))
+                    self._listeners.append(SlotListener(carrier, opener, watch, put, clock))
+                else:
+                    self._listeners.append(DatagramListener(carrier, opener, put, clock))
+                self._threads.append(self._listeners[-1])
 
     def start(self) -> None:
         """Start a thread per line, once; a path that cannot be opened is reported as an event."""

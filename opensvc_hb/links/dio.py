@@ -1,6 +1,7 @@
 """The `dio` link: a disk slot by direct I/O, past this node's page cache.
 
-Every transfer is one whole slot from or to one page-aligned buffer. Where the kernel refuses
+Every transfer is one whole slot from or to one page-aligned buffer, which is emptied before a
+read: a device that says it read, and did not, shows nothing. Where the kernel refuses
 O_DIRECT (some file systems under an image file) that is an error, said so: a quiet fall back
 to buffered reads would show our own cache instead of the other node's beats.
 
@@ -16,10 +17,12 @@ from typing import Optional
 
 from opensvc_hb.links.carrier import LinkRole
 from opensvc_hb.links.slot import SLOT_BYTES
-from opensvc_hb.links.slot_file import SlotCarrier, explained
+from opensvc_hb.links.slot_file import SlotFile, explained
+
+_ZEROS = bytes(SLOT_BYTES)
 
 
-class DioCarrier(SlotCarrier):
+class DioCarrier(SlotFile):
     """Direct I/O on a block device, or an image file."""
 
     _buffer: Optional[mmap.mmap] = None
@@ -39,6 +42,7 @@ class DioCarrier(SlotCarrier):
     def read_slot(self, descriptor: int) -> bytes:
         """Read the slot into the aligned buffer, once."""
         with memoryview(self._aligned()) as whole, whole[:SLOT_BYTES] as view:
+            view[:] = _ZEROS
             try:
                 count = os.preadv(descriptor, [view], self.position_bytes)
             except OSError as error:

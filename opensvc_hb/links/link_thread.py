@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Callable, Mapping, Optional
 
 from opensvc_hb.core.events import Event, LinkFailed
-from opensvc_hb.links.carrier import Carrier, LinkRole
+from opensvc_hb.links.carrier import LinkEnd, LinkRole
 from opensvc_hb.links.codec_native import RejectReason
 
 LOG = logging.getLogger("opensvc_hb.links")
@@ -74,7 +74,7 @@ class LinkThread(ABC):
     Runs in: the link's thread, except `start`, `stop`, `join` and reading `counters`.
     """
 
-    def __init__(self, carrier: Carrier, role: LinkRole, put: PutEvent, clock: Clock) -> None:
+    def __init__(self, carrier: LinkEnd, role: LinkRole, put: PutEvent, clock: Clock) -> None:
         link = carrier.link
         end = "send" if role is LinkRole.SENDER else "listen"
         self.link = link
@@ -180,6 +180,10 @@ class LinkThread(ABC):
         except OSError as error:
             LOG.warning("%s %s: %s", self._role.value, self.link.id, reason_of(error))
 
+    def _note(self) -> str:
+        """Return what is particular about the path now, "" for nothing."""
+        return self._carrier.note
+
     def _publish(self) -> None:
         """Give others the counters as they are now: one assignment, so never half of them."""
         self.counters = LinkCounters(
@@ -193,7 +197,7 @@ class LinkThread(ABC):
             last_error=self._last_error,
             last_rejection=self._last_rejection,
             last_at=self._last_at,
-            note=self._carrier.note,
+            note=self._note(),
             key_id=self._key_id,
         )
 

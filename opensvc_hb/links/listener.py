@@ -5,8 +5,9 @@ Sleeps until the network has something, a slot is due to be read, or somebody as
 beats and counts the rest. It never says that a link is down: silence is core's to count.
 
 `ask(token)`: everything that had arrived before the question is read and handed over, then
-`LinkDrained(token)`. Bounded by what the receive buffer can hold, so that a flood does not
-postpone the answer for ever. A link whose path fails answers at once (nothing can be waiting
+`LinkDrained(token)`. On a network that is bounded by what the receive buffer can hold, so that a
+flood does not postpone the answer for ever; of a slot it takes one new read, and the answer tells
+what the reads have shown. A link whose path fails answers at once (nothing can be waiting
 there); a link that hangs in a read answers when it wakes, if ever: who asks needs a limit.
 
 Runs in: the listening thread of one link, except `ask` (any thread).
@@ -17,22 +18,27 @@ from __future__ import annotations
 import queue
 import select
 import socket
-from typing import List
+from abc import abstractmethod
+from typing import List, Optional
 
-from opensvc_hb.core.events import BeatReceived, LinkDrained
+from opensvc_hb.core.events import BeatReceived, LinkDrained, SlotView
 from opensvc_hb.core.messages import Beat
-from opensvc_hb.links.carrier import Arrival, Carrier, LinkRole
+from opensvc_hb.links.carrier import Arrival, Carrier, LinkEnd, LinkRole, SlotCarrier
 from opensvc_hb.links.codec_native import Opener, Rejected, sealing_key_id
 from opensvc_hb.links.link_thread import Clock, LinkThread, PutEvent, reason_of
+from opensvc_hb.links.slot_watch import SlotWatch
 
 READS_BETWEEN_LOOKS = 256
 """Under a flood, questions and stop requests are looked for after so many datagrams."""
+
+LOOK_MAX_S = 60.0
+"""A listener that nothing wakes looks so often whether its thread should end."""
 
 
 class Listener(LinkThread):
     """Listens to one line of another node."""
 
-    def __init__(self, carrier: Carrier, opener: Opener, put: PutEvent, clock: Clock) -> None:
+    def __init__(self, carrier: LinkEnd, opener: Opener, put: PutEvent, clock: Clock) -> None:
         super().__init__(carrier, LinkRole.LISTENER, put, clock)
         self._opener = opener
         self._tokens: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -40,12 +46,31 @@ class Listener(LinkThread):
         self._wake_end, self._waker = socket.socketpair()
         self._wake_end.setblocking(False)
         self._waker.setblocking(False)
-        self._refresh_at = 0.0
 
     def ask(self, token: int) -> None:
         """Have the thread hand over what has arrived, then answer `LinkDrained`."""
         self._tokens.put(token)
         self._wake()
+
+    @abstractmethod
+    def _look_in_s(self) -> float:
+        """Return how long to sleep at most, seconds."""
+
+    @abstractmethod
+    def _hand_over(self, is_asked: bool) -> None:
+        """Read what is there and make events of the beats; raises OSError.
+
+        Args:
+            is_asked: all that had arrived is wanted, however much it is.
+        """
+
+    def _arrives(self) -> Optional[int]:
+        """Return the descriptor that becomes readable, None when there is none."""
+        return None
+
+    def _slot_view(self) -> Optional[SlotView]:
+        """Return what the newest read of a slot showed."""
+        return None
 
     def _wake(self) -> None:
         try:
@@ -69,24 +94,16 @@ class Listener(LinkThread):
             if self._stopped.is_set():
                 return
             tokens = self._asked()
-            backlog_max = self._carrier.backlog_max
             if self._is_open:
-                self._hand_over(backlog_max if tokens else min(backlog_max, READS_BETWEEN_LOOKS))
+                self._look(bool(tokens))
             for token in tokens:
-                self._put(LinkDrained(self.link.id, token))
-
-    def _look_in_s(self) -> float:
-        """Return how long to sleep at most, seconds."""
-        look_in_s = self._carrier.reads_every_s
-        if look_in_s is not None:
-            return look_in_s
-        return self._carrier.refresh_every_s or 60.0
+                self._put(LinkDrained(self.link.id, token, self._slot_view()))
 
     def _wait(self, timeout_s: float) -> None:
         """Sleep until something arrived, somebody asks, or `timeout_s` passed."""
         poll = select.poll()
         poll.register(self._wake_end, select.POLLIN)
-        arrives = self._carrier.fileno() if self._is_open else None
+        arrives = self._arrives() if self._is_open else None
         if arrives is not None:
             poll.register(arrives, select.POLLIN)
         poll.poll(timeout_s * 1000)
@@ -105,15 +122,9 @@ class Listener(LinkThread):
             except queue.Empty:
                 return tokens
 
-    def _hand_over(self, reads_max: int) -> None:
-        """Read what is there, `reads_max` datagrams at most, and make events of the beats."""
+    def _look(self, is_asked: bool) -> None:
         try:
-            for _ in range(reads_max):
-                arrival = self._carrier.read()
-                if arrival is None:
-                    break
-                self._take(arrival)
-            self._refresh()
+            self._hand_over(is_asked)
         except OSError as error:
             self._fail(reason_of(error))
             return
@@ -132,9 +143,63 @@ class Listener(LinkThread):
                 self._key_id = sealing_key_id(arrival.datagram)
                 self._put(BeatReceived(self.link.id, opened))
 
-    def _refresh(self) -> None:
-        every_s = self._carrier.refresh_every_s
+
+class DatagramListener(Listener):
+    """Listens for datagrams."""
+
+    def __init__(self, carrier: Carrier, opener: Opener, put: PutEvent, clock: Clock) -> None:
+        super().__init__(carrier, opener, put, clock)
+        self._path = carrier
+        self._refresh_at = 0.0
+
+    def _look_in_s(self) -> float:
+        return self._path.refresh_every_s or LOOK_MAX_S
+
+    def _arrives(self) -> Optional[int]:
+        return self._path.fileno()
+
+    def _hand_over(self, is_asked: bool) -> None:
+        backlog_max = self._path.backlog_max
+        for _ in range(backlog_max if is_asked else min(backlog_max, READS_BETWEEN_LOOKS)):
+            arrival = self._path.read()
+            if arrival is None:
+                break
+            self._take(arrival)
+        every_s = self._path.refresh_every_s
         now = self._clock()
         if every_s is not None and now >= self._refresh_at:
             self._refresh_at = now + every_s
-            self._carrier.refresh()
+            self._path.refresh()
+
+
+class SlotListener(Listener):
+    """Looks at the slot of another node."""
+
+    def __init__(
+        self, carrier: SlotCarrier, opener: Opener, watch: SlotWatch, put: PutEvent, clock: Clock
+    ) -> None:
+        super().__init__(carrier, opener, put, clock)
+        self._path = carrier
+        self._watch = watch
+
+    def _look_in_s(self) -> float:
+        return self._path.reads_every_s
+
+    def _hand_over(self, is_asked: bool) -> None:
+        """Read the slot once; what it shows now answers every question taken in before."""
+        read_at = self._clock()
+        content = self._path.read()
+        arrival = self._watch.saw(content, read_at, self._clock())
+        if arrival is not None:
+            self._take(arrival)
+
+    def _slot_view(self) -> Optional[SlotView]:
+        return self._watch.view
+
+    def _fail(self, reason: str) -> None:
+        """Whatever stands in the slot when the path is back is a first sight."""
+        self._watch.missed()
+        super()._fail(reason)
+
+    def _note(self) -> str:
+        return self._watch.note or super()._note()

@@ -1,13 +1,12 @@
 """The sender loop: the newest beat goes out on one link of ours, and nobody waits for it.
 
-Answers: when does a beat leave on this link, and in how many datagrams? A beat is put into a
-mailbox of one place: what was not yet sent is replaced, because only the newest state of a
-node is worth sending. So a hung disk delays no other link, and when it wakes it writes what
-is true then, not a queue of the past.
+Answers: when does a beat leave on this link? A beat is put into a mailbox of one place: what
+was not yet sent is replaced, because only the newest state of a node is worth sending. So a
+hung disk delays no other link, and when it wakes it writes what is true then, not a queue of
+the past.
 
-On a network all datagrams of a beat leave at once. In a slot each write replaces the one
-before, so the pieces of a long table are written one at a time, each long enough for its
-readers, and each with the newest head.
+On a network all datagrams of a beat leave at once (`DatagramSender`); a slot is another matter
+(`slot_sender`).
 
 Runs in: the sending thread of one link, except `offer` (any thread).
 """
@@ -15,11 +14,12 @@ Runs in: the sending thread of one link, except `offer` (any thread).
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Iterator, Optional
+from typing import Optional
 
-from opensvc_hb.core.messages import Beat, Table
-from opensvc_hb.links.carrier import Carrier, LinkRole
+from opensvc_hb.core.messages import Beat
+from opensvc_hb.links.carrier import Carrier, LinkEnd, LinkRole
 from opensvc_hb.links.codec_native import BeatTooLargeError, Sealer
 from opensvc_hb.links.link_thread import Clock, LinkThread, PutEvent, reason_of
 
@@ -74,34 +74,43 @@ class Mailbox:
 class Sender(LinkThread):
     """Sends on one line of ours."""
 
-    def __init__(self, carrier: Carrier, sealer: Sealer, put: PutEvent, clock: Clock) -> None:
+    def __init__(self, carrier: LinkEnd, put: PutEvent, clock: Clock) -> None:
         super().__init__(carrier, LinkRole.SENDER, put, clock)
-        self._sealer = sealer
         self._mailbox = Mailbox()
-        self._cycle_table: Optional[Table] = None
-        self._cycle_digest = b""
-        self._cycle_start = 0
 
     def offer(self, beat: Beat, with_table: bool) -> None:
         """Have the thread send this beat as soon as it can. Runs in: any thread."""
         self._mailbox.put(Offer(beat, with_table))
 
+    @abstractmethod
+    def _write(self, offer: Offer, began_at: float) -> None:
+        """Send what this offer asks for; raises OSError or BeatTooLargeError.
+
+        Args:
+            offer: the newest beat, and whether its table goes with it.
+            began_at: clock seconds, from before anything that may have blocked.
+        """
+
+    def _sends_again_in_s(self) -> Optional[float]:
+        """Return when `_overdue` is to be asked if nothing is offered before; None for never."""
+        return None
+
+    def _overdue(self) -> Optional[Offer]:
+        """Return what is to be sent although nothing was offered."""
+        return None
+
     def _wake(self) -> None:
         self._mailbox.close()
 
     def _loop(self) -> None:
-        newest: Optional[Offer] = None
         while True:
-            pieces_left = self._cycle_table is not None and self._is_open
-            taken = self._mailbox.take(self._carrier.piece_pause_s if pieces_left else None)
+            taken = self._mailbox.take(self._sends_again_in_s())
             if self._stopped.is_set():
                 self._say_last(taken)
                 return
-            if taken is None and newest is not None:
-                # The piece has stood long enough: the next one, with the same head.
-                taken = Offer(newest.beat, with_table=False)
+            if taken is None:
+                taken = self._overdue()
             if taken is not None:
-                newest = taken
                 self._send(taken)
 
     def _say_last(self, offer: Optional[Offer]) -> None:
@@ -113,12 +122,11 @@ class Sender(LinkThread):
             self._send(offer)
 
     def _send(self, offer: Offer) -> None:
+        began_at = self._clock()
         if not self._ensure_open():
             return
         try:
-            for datagram in self._datagrams(offer):
-                self._carrier.write(datagram)
-                self._sent += 1
+            self._write(offer, began_at)
         except BeatTooLargeError as error:
             self._fail(str(error))
         except OSError as error:
@@ -128,30 +136,16 @@ class Sender(LinkThread):
             self._worked()
             self._publish()
 
-    def _datagrams(self, offer: Offer) -> Iterator[bytes]:
-        """Return what to write now for this offer."""
-        limit_bytes = self._carrier.limit_bytes
-        if self._carrier.piece_pause_s == 0.0:
-            return iter(self._sealer.seal(offer.beat, offer.with_table, limit_bytes))
-        return iter([self._next_slot(offer, limit_bytes)])
 
-    def _next_slot(self, offer: Offer, limit_bytes: int) -> bytes:
-        """Return one datagram: the newest head, with the next piece of the table if one is due.
+class DatagramSender(Sender):
+    """Sends datagrams: a beat's leave together."""
 
-        Once begun, a table is written to its end although later beats ask for no table: its
-        pieces go on with their heads as long as these stand for the same table.
-        """
-        beat = offer.beat
-        is_same = self._cycle_table is not None and beat.table_digest == self._cycle_digest
-        if not is_same:
-            self._cycle_table = beat.table if offer.with_table else None
-            self._cycle_digest = beat.table_digest
-            self._cycle_start = 0
-        if self._cycle_table is None:
-            return self._sealer.seal(beat, with_table=False, limit_bytes=limit_bytes)[0]
-        datagram, self._cycle_start = self._sealer.seal_piece(
-            replace(beat, table=self._cycle_table), self._cycle_start, limit_bytes
-        )
-        if self._cycle_start == 0:
-            self._cycle_table = None
-        return datagram
+    def __init__(self, carrier: Carrier, sealer: Sealer, put: PutEvent, clock: Clock) -> None:
+        super().__init__(carrier, put, clock)
+        self._path = carrier
+        self._sealer = sealer
+
+    def _write(self, offer: Offer, began_at: float) -> None:
+        for datagram in self._sealer.seal(offer.beat, offer.with_table, self._path.limit_bytes):
+            self._path.write(datagram)
+            self._sent += 1

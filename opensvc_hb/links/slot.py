@@ -10,9 +10,9 @@ Layout, version 1, numbers big-endian:
                 length of the datagram (4), its digest (16), digest of this block (16);
                 the rest of the block is reserved: written as zeros, covered by the
                 block's digest, not interpreted
-    block 1     the lease block: written as zeros now; its place is fixed, readers of
-                this version ignore it and no digest of block 0 covers it, so that a
-                lease (with a checksum of its own) needs no new format
+    block 1     the lease block, see `lease_block`: sealed by itself, together with the
+                datagram, and not covered by any digest of block 0; a slot is a beat
+                whatever stands there (earlier versions of ours left zeros)
     blocks 2-9  the datagram, then zeros
 
 Pure; called by the disk carriers and by whoever decodes a captured slot.
@@ -58,26 +58,33 @@ class SlotProblem(enum.Enum):
 
 @dataclass(frozen=True)
 class SlotBeat:
-    """A whole slot: `datagram` is to be opened like one that came from a network."""
+    """A whole slot.
+
+    Args:
+        datagram: to be opened like one that came from a network.
+        lease: the lease block, any `BLOCK_BYTES` bytes.
+    """
 
     datagram: bytes
     cluster_tag: bytes
+    lease: bytes
 
 
-def encode_slot(datagram: bytes, cluster_tag: bytes) -> bytes:
+def encode_slot(datagram: bytes, cluster_tag: bytes, lease: bytes) -> bytes:
     """Return the `SLOT_BYTES` bytes to write.
 
     Args:
         datagram: at most `DATA_BYTES` bytes.
         cluster_tag: 8 bytes, `Keyring.cluster_tag`.
+        lease: the lease block, `BLOCK_BYTES` bytes.
     """
     assert len(datagram) <= DATA_BYTES, "a datagram is sealed for the slot's size"
     assert len(cluster_tag) == 8, "a cluster tag has 8 bytes"
+    assert len(lease) == BLOCK_BYTES * (DATA_BLOCK - LEASE_BLOCK), "a lease block fills its place"
     header = bytearray(BLOCK_BYTES)
     digests = (_digest(datagram), bytes(_DIGEST_BYTES))
     _HEADER.pack_into(header, 0, SLOT_MAGIC, SLOT_VERSION, cluster_tag, len(datagram), *digests)
     header[_DIGEST_AT : _HEADER.size] = _digest(bytes(header))
-    lease = bytes(BLOCK_BYTES * (DATA_BLOCK - LEASE_BLOCK))
     return bytes(header) + lease + datagram.ljust(DATA_BYTES, b"\0")
 
 
@@ -105,7 +112,7 @@ def decode_slot(data: bytes, cluster_tag: Optional[bytes]) -> Union[SlotBeat, Sl
     datagram = data[start : start + length]
     if length > DATA_BYTES or _digest(datagram) != data_digest:
         return SlotProblem.TORN
-    return SlotBeat(datagram, tag)
+    return SlotBeat(datagram, tag, data[LEASE_BLOCK * BLOCK_BYTES : start])
 
 
 def _digest(data: bytes) -> bytes:

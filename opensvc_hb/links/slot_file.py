@@ -1,13 +1,10 @@
 """What the two disk carriers share: one slot of a device or image file, always whole.
 
-Answers: did the slot change since we looked, and what does it hold now? `dio` and `disk` say
-only how bytes get past the caches. A slot's first content is a baseline: it may be the last
-word of a node that died a year ago. Content that did not change is nothing new; content that
-changed to something unreadable is a note for people, and nothing else.
+Answers: where is the slot, is all of it there, and what does our first write replace? `dio`
+and `disk` say only how bytes get past the caches. What a slot's content means is `slot_watch`'s
+question, and how it is made `slot_sender`'s.
 
 Runs in: the thread of one link.
-Source: OpenHA's disk listener takes a stale slot for a live peer at boot, and a slot never
-written for one that lives for ever; neither can happen here.
 """
 
 from __future__ import annotations
@@ -15,41 +12,31 @@ from __future__ import annotations
 import errno
 import os
 from abc import abstractmethod
-from typing import Optional
 
 from opensvc_hb.core.config import Link
-from opensvc_hb.links.carrier import Arrival, Carrier, LinkRole
-from opensvc_hb.links.slot import BLOCK_BYTES, DATA_BYTES, SLOT_BYTES, SlotProblem, decode_slot, encode_slot
-
-READS_PER_TIMEOUT = 20
-READ_PAUSE_MAX_S = 0.25
+from opensvc_hb.links.carrier import LinkRole, SlotCarrier
+from opensvc_hb.links.slot import BLOCK_BYTES, SLOT_BYTES, SlotProblem, decode_slot
 
 
-class SlotCarrier(Carrier):
-    """One slot, read and written as a whole."""
-
-    limit_bytes = DATA_BYTES
+class SlotFile(SlotCarrier):
+    """One slot of a block device or image file."""
 
     def __init__(self, link: Link, cluster_tag: bytes) -> None:
         super().__init__(link, cluster_tag)
         self.position_bytes = int(link.address) * BLOCK_BYTES
-        self.reads_every_s = min(link.timeout_s / READS_PER_TIMEOUT, READ_PAUSE_MAX_S)
-        # Two looks of the slowest reader: each piece of a table is seen at least once.
-        self.piece_pause_s = 2 * self.reads_every_s
         self._descriptor = -1
-        self._content: Optional[bytes] = None
 
     def open(self, role: LinkRole) -> None:
         """Open the device; raises OSError."""
         self.close()
+        self.note = ""
         self._descriptor = self.open_device(role)
         if role is LinkRole.SENDER:
-            self.note = ""
             self._note_what_is_there()
 
     @abstractmethod
     def open_device(self, role: LinkRole) -> int:
-        """Return a descriptor of the device, for reading, or for both."""
+        """Return a descriptor of the device, for reading, or for both; may set the note."""
 
     @abstractmethod
     def read_slot(self, descriptor: int) -> bytes:
@@ -59,33 +46,8 @@ class SlotCarrier(Carrier):
     def write_slot(self, descriptor: int, content: bytes) -> int:
         """Put `SLOT_BYTES` bytes on the disk; return how many are there."""
 
-    def read(self) -> Optional[Arrival]:
-        """Return the slot's datagram if the slot changed since the last look."""
-        content = self._read_whole()
-        if content == self._content:
-            return None
-        is_baseline = self._content is None
-        self._content = content
-        decoded = decode_slot(content, self.cluster_tag)
-        if isinstance(decoded, SlotProblem):
-            self.note = decoded.value
-            return None
-        self.note = ""
-        return Arrival(decoded.datagram, is_baseline)
-
-    def write(self, datagram: bytes) -> None:
-        """Write the slot; returns when it is where other nodes read it."""
-        written = self.write_slot(self._descriptor, encode_slot(datagram, self.cluster_tag))
-        if written != SLOT_BYTES:
-            raise OSError(errno.EIO, f"{self.link.device}: {written} of {SLOT_BYTES} bytes written")
-
-    def close(self) -> None:
-        """Close the device; what the slot held is remembered, since it may not have changed."""
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
-
-    def _read_whole(self) -> bytes:
+    def read(self) -> bytes:
+        """Return the slot, whole."""
         content = self.read_slot(self._descriptor)
         if len(content) != SLOT_BYTES:
             raise OSError(
@@ -94,9 +56,21 @@ class SlotCarrier(Carrier):
             )
         return content
 
+    def write(self, content: bytes) -> None:
+        """Write the slot; returns when it is where other nodes read it."""
+        written = self.write_slot(self._descriptor, content)
+        if written != SLOT_BYTES:
+            raise OSError(errno.EIO, f"{self.link.device}: {written} of {SLOT_BYTES} bytes written")
+
+    def close(self) -> None:
+        """Close the device."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
     def _note_what_is_there(self) -> None:
         """Say so when the first write replaces something that is not ours."""
-        found = decode_slot(self._read_whole(), self.cluster_tag)
+        found = decode_slot(self.read(), self.cluster_tag)
         replaces = found in (SlotProblem.FOREIGN, SlotProblem.OTHER_CLUSTER)
         if isinstance(found, SlotProblem) and replaces:
             self.note = f"replaced a slot: {found.value}"

@@ -7,13 +7,14 @@ import zlib
 
 from hypothesis import given
 from hypothesis import strategies as st
-from links_builders import KEYRING, NODES, make_beat, make_link
+from links_builders import KEYRING, NODES, make_beat, make_lease, make_link, make_seal
 
-from opensvc_hb.core.messages import Beat, Entry, Hearing, LinkHeard, table_digest
+from opensvc_hb.core.messages import Beat, Entry, Hearing, LeaseBlock, LinkHeard, table_digest
 from opensvc_hb.core.states import State
 from opensvc_hb.links import beat_bytes
 from opensvc_hb.links.codec_native import Opener, PieceKept, Rejected, RejectReason, Sealer, open_captured
-from opensvc_hb.links.slot import SLOT_BYTES, SlotBeat, SlotProblem, decode_slot, encode_slot
+from opensvc_hb.links.lease_block import NoLease, read_clear_lease
+from opensvc_hb.links.slot import BLOCK_BYTES, SLOT_BYTES, SlotBeat, SlotProblem, decode_slot, encode_slot
 
 LINK = make_link()
 TAG = KEYRING.cluster_tag
@@ -116,12 +117,47 @@ def test_links_even_authentic_nonsense_is_refused(data, cut, pieces):
 def test_links_any_slot_content_is_a_beat_or_a_problem(data, position):
     """Any content of a slot, and any damage to a good one, is told apart without an exception."""
     assert isinstance(decode_slot(data, TAG), SlotProblem)
-    good = encode_slot(b"datagram", TAG)
+    good = encode_slot(b"datagram", TAG, bytes(BLOCK_BYTES))
     damaged = (good[:position] + data + good[position + len(data) :])[:SLOT_BYTES]
     decoded = decode_slot(damaged, TAG)
     assert isinstance(decoded, (SlotBeat, SlotProblem))
     if isinstance(decoded, SlotBeat):
         assert decoded.datagram == b"datagram"
+
+
+nodes = st.text(max_size=60).filter(lambda name: len(name.encode("utf-8", "ignore")) <= 127)
+lease_nodes = nodes.filter(lambda name: name.encode("utf-8", "ignore").decode() == name)
+
+
+@given(
+    st.builds(
+        LeaseBlock, lease_nodes.filter(bool), numbers, numbers, numbers, st.floats(0, 3600), lease_nodes
+    ),
+    st.binary(max_size=300),
+    st.binary(max_size=300),
+)
+def test_links_a_lease_block_comes_back_beside_its_own_datagram_only(block, datagram, other):
+    """Any lease is read as it was written, beside the datagram of its write and no other."""
+    seal = make_seal(LINK, node=block.node)
+    data = seal.encode(block, datagram)
+    assert len(data) == BLOCK_BYTES
+    assert seal.decode(data, datagram) == block
+    assert read_clear_lease(data).block == block
+    assert other == datagram or isinstance(seal.decode(data, other), NoLease)
+
+
+@given(st.binary(max_size=BLOCK_BYTES), st.integers(0, BLOCK_BYTES))
+def test_links_any_lease_block_is_a_lease_or_a_reason(data, position):
+    """Any bytes, whole or put into a good block, give a lease or one line, and never an exception."""
+    seal = make_seal(LINK)
+    good = seal.encode(make_lease(claims=NODES[1]), b"datagram")
+    damaged = (good[:position] + data + good[position + len(data) :])[:BLOCK_BYTES]
+    for candidate in (data, data.ljust(BLOCK_BYTES, b"\0"), damaged):
+        decoded = seal.decode(candidate, b"datagram")
+        assert isinstance(decoded, NoLease) or candidate == good
+        assert candidate == good or "\n" not in decoded.reason
+        clear = read_clear_lease(candidate)
+        assert not isinstance(clear, NoLease) or "\n" not in clear.reason
 
 
 @given(st.binary(max_size=300))

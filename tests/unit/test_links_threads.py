@@ -16,10 +16,12 @@ import pytest
 from links_builders import (
     KEYRING,
     NODES,
+    MemoryDisk,
     boot_clock,
     make_beat,
     make_config,
     make_link,
+    make_slot,
     take_until,
     wait_until,
 )
@@ -27,10 +29,10 @@ from links_builders import (
 from opensvc_hb.core.config import LinkType
 from opensvc_hb.core.events import BeatReceived, LinkDrained, LinkFailed
 from opensvc_hb.links.base import CARRIERS, Links
-from opensvc_hb.links.carrier import Arrival, Carrier, LinkRole
+from opensvc_hb.links.carrier import LinkRole
 from opensvc_hb.links.codec_native import Opener, RejectReason, Sealer
 from opensvc_hb.links.keyring import ClusterKey, Keyring
-from opensvc_hb.links.slot import SLOT_BYTES, encode_slot
+from opensvc_hb.links.slot import SLOT_BYTES
 
 TYPES = list(LinkType)
 NETWORKS = [kind for kind in TYPES if not kind.is_disk]
@@ -169,7 +171,8 @@ def test_links_asked_listeners_hand_over_everything_before_they_answer(cluster, 
     wait_until(lambda: cluster.counters(NODES[0]).sent == 1)
     taken = [*drain_inbox(cluster.inbox[NODES[1]]), *cluster.drain(NODES[1], token=7)]
     assert [beat.sequence for beat in beats_of(taken)] == [1]
-    assert taken[-1] == LinkDrained(link.id, 7)
+    assert (taken[-1].link_id, taken[-1].token) == (link.id, 7)
+    assert (taken[-1].slot is not None) == kind.is_disk
 
 
 def drain_inbox(inbox):
@@ -304,11 +307,7 @@ def test_links_an_interface_that_is_missing_is_reported_once():
 def test_links_the_first_content_of_a_slot_is_no_beat(cluster, image, kind):
     """What a dead node left in its slot is remembered and never taken for a beat, nor its replay."""
     link = real_link(kind, image, timeout_s=0.2)
-    sealer = Sealer(KEYRING, NODES[0], link.id)
-    slots = [
-        encode_slot(sealer.seal(make_beat(sequence=n), with_table=False)[0], KEYRING.cluster_tag)
-        for n in (1, 2, 3)
-    ]
+    slots = [make_slot(link, sequence) for sequence in (1, 2, 3)]
     write_slot(image, slots[1])
     cluster.start(NODES[1], [link])
     assert beats_of(cluster.drain(NODES[1])) == []
@@ -340,8 +339,7 @@ def test_links_the_note_tells_what_a_slot_holds(cluster, image, kind):
     wait_until(lambda: cluster.counters(NODES[1]).note == "never written")
     write_slot(image, b"LABELONE".ljust(SLOT_BYTES, b"\0"))
     wait_until(lambda: cluster.counters(NODES[1]).note == "foreign content")
-    [datagram] = Sealer(KEYRING, NODES[0], link.id).seal(make_beat(), with_table=False)
-    slot = encode_slot(datagram, KEYRING.cluster_tag)
+    slot = make_slot(link)
     write_slot(image, slot[:512])
     wait_until(lambda: cluster.counters(NODES[1]).note == "torn")
     write_slot(image, slot)
@@ -417,55 +415,18 @@ def test_links_neighbouring_slots_leave_each_other_alone(cluster, image, kind):
 # --- made-up carriers -----------------------------------------------------------------------
 
 
-class HangingCarrier(Carrier):
-    """A disk whose writes and reads hang until they are let go; remembers what was written."""
-
-    reads_every_s = 0.01
-    piece_pause_s = 0.01
-    let_go = None
-
-    def __init__(self, link, cluster_tag):
-        super().__init__(link, cluster_tag)
-        self.written = []
-        self.is_hanging = threading.Event()
-
-    def open(self, role):
-        """Nothing to open."""
-
-    def read(self):
-        """Hang."""
-        self.is_hanging.set()
-        self.let_go.wait()
-
-    def write(self, datagram):
-        """Hang, then remember."""
-        self.is_hanging.set()
-        self.let_go.wait()
-        self.written.append(datagram)
-
-    def close(self):
-        """Nothing to close."""
-
-
 @pytest.fixture
 def hanging():
-    """A map of carriers in which dio hangs, and the carriers made; let go at the end."""
-    made = []
-    let_go = threading.Event()
-
-    def make(link, cluster_tag):
-        carrier = HangingCarrier(link, cluster_tag)
-        carrier.let_go = let_go
-        made.append(carrier)
-        return carrier
-
-    yield {**CARRIERS, LinkType.DIO: make}, made, let_go
-    let_go.set()
+    """A disk that hangs until it is let go, and a map of carriers in which it is every dio link's."""
+    disk = MemoryDisk()
+    disk.let_go.clear()
+    yield {**CARRIERS, LinkType.DIO: disk.carrier}, disk
+    disk.let_go.set()
 
 
 def test_links_a_hung_disk_delays_no_other_link(cluster, image, hanging):
     """While a disk hangs, sending does not block, the network's beats flow, and closing gives up on it."""
-    carriers, made, let_go = hanging
+    carriers, disk = hanging
     net, dio = real_link(LinkType.NET, image), real_link(LinkType.DIO, image)
     cluster.start(NODES[1], [net])
     cluster.drain(NODES[1])
@@ -473,128 +434,98 @@ def test_links_a_hung_disk_delays_no_other_link(cluster, image, hanging):
     for sequence in range(1, 51):
         cluster.links[NODES[0]].send(make_beat(sequence=sequence), with_table=False)
         take_until(cluster.inbox[NODES[1]], is_beat(sequence))
-    [carrier] = made
-    assert carrier.is_hanging.wait(5.0)
-    assert carrier.written == []
+    assert disk.is_hanging.wait(5.0)
+    assert disk.written == []
     assert cluster.links[NODES[0]].close(0.1) == (dio.id,)
-    assert let_go.is_set() is False
+    assert not disk.let_go.is_set()
 
 
 def test_links_a_disk_that_wakes_writes_what_is_true_then(cluster, image, hanging):
     """After a hang the newest beat is written, not those of the past; a wanted table is not forgotten."""
-    carriers, made, let_go = hanging
+    carriers, disk = hanging
     dio = real_link(LinkType.DIO, image)
     cluster.start(NODES[0], [dio], carriers=carriers)
     cluster.links[NODES[0]].send(make_beat(sequence=1), with_table=False)
-    [carrier] = made
-    assert carrier.is_hanging.wait(5.0)
+    assert disk.is_hanging.wait(5.0)
     for sequence in range(2, 40):
         cluster.links[NODES[0]].send(make_beat(sequence=sequence, services=3), with_table=sequence == 5)
-    let_go.set()
-    wait_until(lambda: len(carrier.written) >= 2)
+    disk.let_go.set()
+    wait_until(lambda: len(disk.written) >= 2)
     opener = Opener(KEYRING, dio, {}, NODES[1])
-    opened = [opener.open(datagram) for datagram in carrier.written]
+    opened = [opener.open(datagram) for datagram in disk.datagrams()]
     assert [beat.sequence for beat in opened] == [1, 39]
     assert opened[-1] == make_beat(sequence=39, services=3)
 
 
 def test_links_a_hung_listener_does_not_answer_and_delays_no_other(cluster, image, hanging):
     """A listener that hangs gives no answer; the others answer at once."""
-    carriers, made, _ = hanging
+    carriers, disk = hanging
     net, dio = real_link(LinkType.NET, image), real_link(LinkType.DIO, image)
     cluster.start(NODES[1], [net, dio], carriers=carriers)
-    [carrier] = made
-    assert carrier.is_hanging.wait(5.0)
+    assert disk.is_hanging.wait(5.0)
     assert cluster.links[NODES[1]].ask(3) == (net.id, dio.id)
     taken = take_until(cluster.inbox[NODES[1]], lambda event: isinstance(event, LinkDrained))
     assert taken == [LinkDrained(net.id, 3)]
     assert cluster.links[NODES[1]].close(0.1) == (dio.id,)
 
 
-class FailingCarrier(HangingCarrier):
-    """A path that fails as told."""
-
-    failure = None
-
-    def read(self):
-        """Fail or find nothing."""
-        if self.failure is not None:
-            raise self.failure
-
-    def write(self, datagram):
-        """Fail or remember."""
-        self.read()
-        self.written.append(datagram)
-
-
 def failing_links(cluster, node, image):
-    """A started node with one failing dio link; return its carrier."""
-    made = []
-
-    def make(link, cluster_tag):
-        made.append(FailingCarrier(link, cluster_tag))
-        return made[0]
-
-    cluster.start(node, [real_link(LinkType.DIO, image, timeout_s=0.2)], carriers={LinkType.DIO: make})
-    return made[0]
+    """A started node with one dio link; return its disk, which fails as told."""
+    disk = MemoryDisk()
+    line = real_link(LinkType.DIO, image, timeout_s=0.2)
+    cluster.start(node, [line], carriers={LinkType.DIO: disk.carrier})
+    return disk
 
 
 def test_links_a_failure_is_told_once_per_reason(cluster, image):
     """The same reason is one event, another reason another, and after a recovery the first one again."""
-    carrier = failing_links(cluster, NODES[1], image)
+    disk = failing_links(cluster, NODES[1], image)
     inbox = cluster.inbox[NODES[1]]
     for failure in (OSError(5, "first"), OSError(5, "second")):
         errors_before = cluster.counters(NODES[1]).errors
-        carrier.failure = failure
+        disk.failure = failure
         wait_until(lambda before=errors_before: cluster.counters(NODES[1]).errors > before + 2)
-    carrier.failure = None
+    disk.failure = None
     wait_until(lambda: not cluster.counters(NODES[1]).failing)
     assert cluster.counters(NODES[1]).last_error == "second"
-    carrier.failure = OSError(5, "second")
+    disk.failure = OSError(5, "second")
     wait_until(lambda: cluster.counters(NODES[1]).failing)
     assert [event.reason for event in drain_inbox(inbox)] == ["first", "second", "second"]
 
 
 def test_links_a_defect_in_a_thread_is_told_and_survived(cluster, image, caplog):
     """An exception that nobody foresaw is logged with its traceback, told, and the thread goes on."""
-    carrier = failing_links(cluster, NODES[1], image)
-    carrier.failure = ZeroDivisionError("a defect")
+    disk = failing_links(cluster, NODES[1], image)
+    disk.failure = ZeroDivisionError("a defect")
     [failed] = take_until(cluster.inbox[NODES[1]], lambda event: isinstance(event, LinkFailed))
     assert failed.reason == "internal error: ZeroDivisionError('a defect')"
     assert "Traceback" in caplog.text
-    carrier.failure = None
+    disk.failure = None
     wait_until(lambda: not cluster.counters(NODES[1]).failing)
     cluster.drain(NODES[1])
 
 
 def test_links_a_beat_too_large_is_a_failure_of_the_link(cluster, image):
     """What cannot be sent is told like a path that fails, and the next beat is sent."""
-    carrier = failing_links(cluster, NODES[0], image)
-    cluster.links[NODES[0]].send(make_beat(hearings=make_beat().hearings * 200), with_table=False)
+    disk = failing_links(cluster, NODES[0], image)
+    cluster.links[NODES[0]].send(make_beat(hearings=make_beat().hearings * 250), with_table=False)
     [failed] = take_until(cluster.inbox[NODES[0]], lambda event: isinstance(event, LinkFailed))
-    assert failed.reason == "hearings of 200 peers do not fit 1200 bytes"
+    assert failed.reason == "hearings of 250 peers do not fit 4096 bytes"
 
     def sent():
         cluster.links[NODES[0]].send(make_beat(sequence=2), with_table=False)
-        return carrier.written
+        return disk.written
 
     wait_until(sent)
 
 
 def test_links_a_baseline_is_remembered_and_not_counted(cluster):
-    """A carrier's baseline is neither an event nor a received beat, and its repetition is a replay."""
+    """What a slot held at first is neither an event nor a received beat, and its repetition is a replay."""
     link = make_link(type=LinkType.DIO, device="/made/up", address="0", port=0, timeout_s=0.2)
-    [datagram] = Sealer(KEYRING, NODES[0], link.id).seal(make_beat(), with_table=False)
-    arrivals = [Arrival(datagram, is_baseline=True), Arrival(datagram)]
-
-    class Scripted(HangingCarrier):
-        """Gives the arrivals."""
-
-        def read(self):
-            """The next one, then nothing."""
-            return arrivals.pop(0) if arrivals else None
-
-    cluster.start(NODES[1], [link], carriers={LinkType.DIO: Scripted})
+    disk = MemoryDisk(make_slot(link, sequence=2))
+    cluster.start(NODES[1], [link], carriers={LinkType.DIO: disk.carrier})
+    assert beats_of(cluster.drain(NODES[1])) == []
+    disk.content = make_slot(link, sequence=2)
     counters = wait_until(lambda: (now := cluster.counters(NODES[1])).rejected and now)
     assert (counters.received, counters.rejected) == (0, {RejectReason.REPLAYED: 1})
     assert beats_of(cluster.drain(NODES[1])) == []

@@ -1,0 +1,138 @@
+"""The sender of a disk slot: each beat is a write, and each write is read back.
+
+Answers: what goes into the next write of our slot, and is it on the disk? A beat is written as
+soon as it is offered and the write before is done. The write carries its lease block, a claim
+in it too. Then the slot is read back past every cache and compared, every byte of it: only that
+is `SlotWritten`, from which core counts the lease; anything else is a failure of the link.
+
+Each write replaces the one before. So the pieces of a long table go one at a time, each with
+the newest head, and each stands until its slowest reader has seen it: a beat that is offered
+earlier repeats the piece, and is not held up by it.
+
+Runs in: the sending thread of one link.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, replace
+from typing import Optional, Tuple
+
+from opensvc_hb.core.events import SlotWritten
+from opensvc_hb.core.messages import Beat, LeaseBlock, Table
+from opensvc_hb.links.carrier import SlotCarrier
+from opensvc_hb.links.codec_native import Sealer
+from opensvc_hb.links.lease_block import LeaseSeal
+from opensvc_hb.links.link_thread import Clock, PutEvent
+from opensvc_hb.links.sender import Offer, Sender
+from opensvc_hb.links.slot import encode_slot
+
+_WRITES_PER_S = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The piece of a table that stands in the slot, or is to be written first.
+
+    Args:
+        table, digest: the table, which later beats stand for as long as they have its digest.
+        start: where the piece starts.
+        next_start: where the next one starts; 0 after the last, and before this one was written.
+        since: clock seconds of its first write; None before it.
+        is_wanted_again: the table was asked for once more while it was on its way.
+    """
+
+    table: Table
+    digest: bytes
+    start: int = 0
+    next_start: int = 0
+    since: Optional[float] = None
+    is_wanted_again: bool = False
+
+
+class SlotSender(Sender):
+    """Writes one slot of ours."""
+
+    def __init__(
+        self, carrier: SlotCarrier, sealer: Sealer, seal: LeaseSeal, put: PutEvent, clock: Clock
+    ) -> None:
+        super().__init__(carrier, put, clock)
+        self._path = carrier
+        self._sealer = sealer
+        self._lease_seal = seal
+        self._writes = 0
+        self._newest: Optional[Offer] = None
+        self._piece: Optional[_Piece] = None
+
+    def _sends_again_in_s(self) -> Optional[float]:
+        """Wait until the piece has stood long enough; a path that failed waits for a beat."""
+        piece = self._piece
+        if piece is None or piece.since is None or piece.next_start == 0 or not self._is_open:
+            return None
+        return max(0.0, piece.since + self._path.piece_pause_s - self._clock())
+
+    def _overdue(self) -> Optional[Offer]:
+        """Return the newest beat again, for the next piece, if that is due."""
+        if self._newest is None or self._sends_again_in_s() != 0.0:
+            return None
+        return Offer(self._newest.beat, with_table=False)
+
+    def _write(self, offer: Offer, began_at: float) -> None:
+        self._newest = offer
+        self._piece = self._piece_due(offer, began_at)
+        datagram, next_start = self._datagram(offer.beat)
+        content = encode_slot(datagram, self._path.cluster_tag, self._lease(offer.beat, began_at, datagram))
+        self._path.write(content)
+        if self._path.read() != content:
+            raise OSError(
+                errno.EIO,
+                f"{self.link.device}: what is read back from {self.link.address} differs: "
+                "written by another node, or the write was lost",
+            )
+        self._sent += 1
+        if self._piece is not None:
+            since = self._clock() if self._piece.since is None else self._piece.since
+            self._piece = replace(self._piece, next_start=next_start, since=since)
+        self._put(SlotWritten(self.link.id, offer.beat.incarnation, offer.beat.sequence, began_at))
+
+    def _piece_due(self, offer: Offer, now: float) -> Optional[_Piece]:
+        """Return the piece of a table that belongs into the write of this beat, None for none.
+
+        Once begun, a table is written to its end although later beats ask for no table: its
+        pieces go on with their heads as long as these stand for the same table.
+        """
+        beat, piece = offer.beat, self._piece
+        wanted = beat.table if offer.with_table else None
+        if piece is None or piece.digest != beat.table_digest:
+            return None if wanted is None else _Piece(wanted, beat.table_digest)
+        stands = piece.since is None or now < piece.since + self._path.piece_pause_s
+        again = piece.is_wanted_again or (wanted is not None and (piece.start > 0 or not stands))
+        if stands:
+            return replace(piece, is_wanted_again=again)
+        if piece.next_start:
+            return _Piece(piece.table, piece.digest, piece.next_start, is_wanted_again=again)
+        return _Piece(piece.table, piece.digest) if again else None
+
+    def _datagram(self, beat: Beat) -> Tuple[bytes, int]:
+        """Return the sealed beat, with the piece that is due, and where the next piece starts."""
+        piece, limit_bytes = self._piece, self._path.limit_bytes
+        if piece is None:
+            return self._sealer.seal(beat, with_table=False, limit_bytes=limit_bytes)[0], 0
+        return self._sealer.seal_piece(replace(beat, table=piece.table), piece.start, limit_bytes)
+
+    def _lease(self, beat: Beat, began_at: float, datagram: bytes) -> bytes:
+        """Return the lease block of this write.
+
+        Writes are numbered by the clock, so that those of the next sender of this incarnation
+        (after a reload) are above those of this one.
+        """
+        self._writes = max(self._writes + 1, int(began_at * _WRITES_PER_S))
+        block = LeaseBlock(
+            node=beat.sender,
+            incarnation=beat.incarnation,
+            sequence=beat.sequence,
+            writes=self._writes,
+            longest_timeout_s=beat.longest_timeout_s,
+            claims=beat.claims,
+        )
+        return self._lease_seal.encode(block, datagram)
