@@ -14,9 +14,10 @@ is no interpolation.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from opensvc_hb.errors import ConfigurationError, ConfigurationErrors
 
@@ -73,6 +74,11 @@ class Configuration:
     section_lines: Mapping[str, int]
     notices: Tuple[Notice, ...] = ()
 
+    @functools.cached_property
+    def keywords(self) -> FrozenSet[str]:
+        """The keywords that stand anywhere in the file: most of those asked for do not."""
+        return frozenset(key.partition("@")[0] for entries in self.sections.values() for key in entries)
+
     def own(self, section: str, key: str) -> Optional[Entry]:
         """Return the entry that stands in this very section, scope and inheritance ignored."""
         return self.sections.get(section, {}).get(key)
@@ -89,6 +95,8 @@ class Configuration:
         Source: A.3; as in the agents an inherited key with a better scope beats the
         section's own with a lesser one.
         """
+        if keyword not in self.keywords:
+            return None
         for scope in (*scopes, ""):
             key = f"{keyword}@{scope}" if scope else keyword
             for place in (section, DEFAULT):

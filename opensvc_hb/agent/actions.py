@@ -18,6 +18,7 @@ from opensvc_hb.agent import frozen, safety_net, started_mark
 from opensvc_hb.agent.loader import Loader
 from opensvc_hb.agent.lock import WAIT_S, LockHeldError, service_lock
 from opensvc_hb.agent.log import ServiceLog
+from opensvc_hb.agent.marking import marked, now_by
 from opensvc_hb.agent.parallel import answer_all
 from opensvc_hb.agent.resource import ActionError, Status
 from opensvc_hb.agent.service import Member, Service
@@ -110,7 +111,10 @@ def run_action(loader: Loader, service: Service, action: str, options: Options) 
         log.error(f"no resource and no family {', '.join(absent)} in this service")
         return 1
     try:
-        with service_lock(loader.root, service.name, options.wait_lock_s):
+        with (
+            service_lock(loader.root, service.name, options.wait_lock_s),
+            marked(loader.root, service.name, START),
+        ):
             return _Action(loader, service, log, options).do(action)
     except LockHeldError as error:
         log.error(str(error))
@@ -173,6 +177,7 @@ class _Action:
 
     def _sequence(self, action: str, verb: str, groups: Sequence[str]) -> bool:
         run = _Run()
+        now_by(verb)
         whole = not self.options.dry_run and not self.options.rids and groups in (START_ORDER, STOP_ORDER)
         if whole and verb == START and action != "startstandby":
             # before, not after: a start that is killed half way may have left something running

@@ -19,9 +19,13 @@ from opensvc_hb.agent.evaluate import evaluate
 from opensvc_hb.agent.keywords import Keyword, boolean, node_list
 from opensvc_hb.agent.loader import Loader
 from opensvc_hb.agent.names import list_services
+from opensvc_hb.agent.probe_threads import answer_in_threads
 from opensvc_hb.agent.resource import Status
 from opensvc_hb.agent.sections import DEFAULT_KEYWORDS
+from opensvc_hb.agent.service import Service
+from opensvc_hb.agent.status import ServiceStatus
 from opensvc_hb.errors import ConfigurationError, HbError
+from opensvc_hb.held import Holding
 from opensvc_hb.ini import DEFAULT, Configuration
 from opensvc_hb.paths import Root
 
@@ -40,6 +44,7 @@ class Declaration:
         nodes: nodes that may run it, the primary first, lower case.
         start_limit_s, stop_limit_s: how long an action may take (`start_timeout`,
             `stop_timeout`).
+        holds: what its resources hold here while it runs; nothing where the file is bad.
     """
 
     svcname: str
@@ -47,6 +52,7 @@ class Declaration:
     nodes: Tuple[str, ...]
     start_limit_s: float
     stop_limit_s: float
+    holds: Tuple[Holding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,9 @@ class AgentAdapter:
                 other = found[declaration.name].svcname
                 errors.append(f"{svcname}: its hb name {declaration.name} is already {other}'s")
                 continue
-            found[declaration.name] = declaration
-            errors.extend(str(error) for error in self._loader.validate(svcname)[0])
+            judged = self._loader.judge(svcname)
+            found[declaration.name] = replace(declaration, holds=self._holds(judged.service))
+            errors.extend(str(error) for error in judged.errors)
         return Declarations(tuple(found.values()), tuple(errors))
 
     def start(self, svcname: str) -> int:
@@ -136,11 +143,37 @@ class AgentAdapter:
             service = self._loader.service(svcname)
             ignored = ("hb", "sync") if evaluate_apps else ("sync",)
             members = tuple(member for member in service.members if member.group not in ignored)
-            status = evaluate(self._loader, replace(service, members=members), evaluate_apps)
+            status = self._evaluated(replace(service, members=members), evaluate_apps)
         except HbError as error:
             self._say(svcname, error)
             return "unknown"
-        if status.unknown:
+        return self._avail_of(status)
+
+    def examine(self, svcname: str) -> Tuple[str, Optional[Dict[str, Any]]]:
+        """Evaluate a service that was just started, once for both who want to know.
+
+        Returns:
+            What `avail` with `evaluate_apps` says, and the document of `status`, its hb
+            undefined (None when the service cannot be read any more).
+        """
+        began_s = time.time()
+        try:
+            status = self._evaluated(self._loader.service(svcname), evaluate_apps=True, ask_heartbeat=False)
+        except HbError as error:
+            self._say(svcname, error)
+            return "unknown", None
+        return self._avail_of(status), status_document(status, began_s)
+
+    def _evaluated(
+        self, service: Service, evaluate_apps: bool = False, ask_heartbeat: bool = True
+    ) -> ServiceStatus:
+        return evaluate(
+            self._loader, service, evaluate_apps, ask=answer_in_threads, ask_heartbeat=ask_heartbeat
+        )
+
+    def _avail_of(self, status: ServiceStatus) -> str:
+        svcname = status.svcname
+        if any(not r.known for r in status.resources if r.group not in ("hb", "sync")):
             return "unknown"
         avail = status.totals.avail
         if avail is Status.UP:
@@ -162,7 +195,7 @@ class AgentAdapter:
             HbError: there is no such service, or its file is refused.
         """
         began_s = time.time()  # before the file is read: a change meanwhile makes the document old
-        return status_document(evaluate(self._loader, self._loader.service(svcname)), began_s)
+        return status_document(self._evaluated(self._loader.service(svcname)), began_s)
 
     def _say(self, svcname: str, error: HbError) -> None:
         """Log why a service cannot be acted on, a line for each thing that is wrong."""
@@ -176,6 +209,22 @@ class AgentAdapter:
             self._say(svcname, error)
             return 1
         return run_action(self._loader, service, action, Options(cluster=True))
+
+    def _holds(self, service: Optional[Service]) -> Tuple[Holding, ...]:
+        """Ask the resources what they hold; None is a file that is bad, and says nothing.
+
+        A standby resource is up where the service does not run, and no instance's.
+        """
+        held: Dict[Holding, None] = {}
+        for member in service.members if service is not None else ():
+            if member.disable or member.standby:
+                continue
+            try:
+                held.update(dict.fromkeys(member.resource.holds()))
+            except Exception as error:  # the driver boundary: any driver may break in any way
+                text = f"what it may hold here cannot be told: {type(error).__name__}: {error}"
+                member.resource.context.error(text.splitlines()[0])
+        return tuple(held)
 
     def _strange_heartbeat(self, svcname: str) -> List[str]:
         """Return what is wrong with a file of this node's with an hb section that drives nothing."""

@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Dict, List, Optional, Tuple, Type, Union
+from typing import Dict, FrozenSet, List, Optional, Set, Tuple, Type, Union
 
 from opensvc_hb.agent.resource import Resource
 
@@ -72,6 +72,7 @@ class DriverFinder:
                 _register(name, site)
             self._folders.append((name, site))
         self._folders.append((PACKAGE, our_folder()))
+        self._listed: Dict[Path, Tuple[int, FrozenSet[str]]] = {}
         self._loaded: Dict[Tuple[str, str, str], Union[Type[Resource], Missing, None]] = {}
 
     def choose(self, family: str, type_text: str) -> DriverChoice:
@@ -120,13 +121,22 @@ class DriverFinder:
         return found
 
     def _stems(self, group: str) -> List[str]:
-        names = {
-            path.stem
-            for _, folder in self._folders
-            for path in (folder / "resource" / group).glob("*.py")
-            if not path.name.startswith("_")
-        }
+        names: Set[str] = set()
+        for _, folder in self._folders:
+            names.update(self._stems_of(folder / "resource" / group))
         return sorted(names)
+
+    def _stems_of(self, folder: Path) -> FrozenSet[str]:
+        """Return the drivers of one folder; listed again when the folder has changed."""
+        try:
+            changed_ns = folder.stat().st_mtime_ns
+        except OSError:
+            return frozenset()
+        known = self._listed.get(folder)
+        if known is None or known[0] != changed_ns:
+            stems = frozenset(p.stem for p in folder.glob("*.py") if not p.name.startswith("_"))
+            known = self._listed[folder] = (changed_ns, stems)
+        return known[1]
 
     def _load(self, package: str, group: str, stem: str) -> Union[Type[Resource], Missing, None]:
         key = (package, group, stem)

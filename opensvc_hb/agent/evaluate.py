@@ -1,8 +1,8 @@
 """In which state is a service on this node, now?
 
-Asks every resource, in parallel, each in a process of its own with a time limit; the rules
-that say which resource is not asked at all stand here. No side effect: a status starts,
-links and repairs nothing. Called by `print status`, `svcmon` and the daemon's adapter.
+Asks every resource, in parallel, each with a time limit that holds; the rules that say which
+resource is not asked at all stand here. No side effect: a status starts, links and repairs
+nothing. Called by `print status`, `svcmon` and the daemon's adapter.
 
 Source: B.3, B.4, B.5. What the agents do not have: a probe that hangs or breaks down is
 a warning that says so, and `known` is False.
@@ -38,6 +38,7 @@ def evaluate(
     evaluate_apps: bool = False,
     limit_s: float = STATUS_LIMIT_S,
     ask: Ask = answer_all,
+    ask_heartbeat: bool = True,
 ) -> ServiceStatus:
     """Evaluate a service.
 
@@ -48,6 +49,7 @@ def evaluate(
             heartbeat says that nothing runs here.
         limit_s: seconds for each resource.
         ask: asks many resources at once.
+        ask_heartbeat: False leaves the hb undefined: the daemon may be waiting for us.
     """
     log = loader.log(service.name)
     known: Dict[str, ResourceStatus] = {}
@@ -56,7 +58,10 @@ def evaluate(
         known.update(_ask_members(members, log, limit_s, ask))
 
     first = [m for m in service.members if m.group not in ("app", "sync")]
-    take(first)
+    if not ask_heartbeat:
+        beats = [m for m in first if m.group == "hb" and not m.disable]
+        known.update((member.rid, _shown(member, Status.UNDEF, ())) for member in beats)
+    take([member for member in first if member.rid not in known])
     rest = rest_of(known[member.rid] for member in first)
     apps = service.of_group("app")
     if apps_are_asked(service, rest, evaluate_apps):
@@ -123,6 +128,7 @@ def _ask_members(
 
 def _task(member: Member) -> Callable[[], Any]:
     def tell() -> Any:
+        member.resource.messages.clear()  # of an action before
         status = member.resource.status()
         return [int(status), member.resource.messages, member.resource.label]
 

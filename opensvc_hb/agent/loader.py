@@ -24,6 +24,20 @@ from opensvc_hb.paths import Root
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What is to be said of a service's file, in file order.
+
+    Args:
+        errors: what is wrong; notices: what is merely odd.
+        service: as this node reads it, to be asked and not acted on; None when it cannot be read so.
+    """
+
+    errors: List[ConfigurationError]
+    notices: List[Notice]
+    service: Optional[Service] = None
+
+
+@dataclass(frozen=True)
 class Loader:
     """Loads services of one root for one node.
 
@@ -50,6 +64,10 @@ class Loader:
         finder: DriverFinder = self._kept["finder"]
         return finder
 
+    def use_finder(self, finder: DriverFinder) -> None:
+        """Share the drivers that another loader has found."""
+        self._kept["finder"] = finder
+
     @property
     def node_configuration(self) -> NodeConfiguration:
         """node.conf, read at first use; raises ConfigurationError."""
@@ -57,6 +75,20 @@ class Loader:
             self._kept["node"] = read_node_configuration(self.root)
         configuration: NodeConfiguration = self._kept["node"]
         return configuration
+
+    @property
+    def places(self) -> Mapping[str, str]:
+        """The directories that are lent to resources, as text, by the context's names for them."""
+        if "places" not in self._kept:
+            root = self.root
+            self._kept["places"] = {
+                "etc": str(root.etc),
+                "var": str(root.var),
+                "log": str(root.log),
+                "tmp": str(root.top / "var/tmp/opensvc"),
+            }
+        places: Mapping[str, str] = self._kept["places"]
+        return places
 
     def log(self, svcname: str) -> ServiceLog:
         """Return the service's log."""
@@ -100,11 +132,17 @@ class Loader:
         Returns:
             Everything that is wrong, and what is merely odd, in file order.
         """
+        judged = self.judge(svcname)
+        return judged.errors, judged.notices
+
+    def judge(self, svcname: str) -> Judged:
+        """Judge a service's file alone, as each of its nodes would read it, and keep what we read."""
         path = service_file(self.root, svcname)
         try:
             file = read(path)
         except ConfigurationErrors as refused:
-            return list(refused.errors), []
+            return Judged(list(refused.errors), [])
+        ours: Optional[Service] = None
         errors: Dict[str, ConfigurationError] = {}
         notices: Dict[str, Notice] = {}
         first = self._builder(svcname, path, file, self.node, cluster=False)
@@ -115,13 +153,14 @@ class Loader:
                 errors.update((str(error), error) for error in refused.errors)
             else:
                 notices.update((str(notice), notice) for notice in service.notices)
+                ours = service if node == self.node else ours
         if not first.nodes:
             error = ConfigurationError(
                 file.path, file.section_lines.get("DEFAULT", 1), "DEFAULT.nodes", "must be set"
             )
             errors[str(error)] = error
         in_order = sorted(errors.values(), key=lambda error: error.line)
-        return in_order, sorted(notices.values(), key=lambda notice: notice.line)
+        return Judged(in_order, sorted(notices.values(), key=lambda notice: notice.line), ours)
 
     def _builder(
         self,
@@ -144,10 +183,7 @@ class Loader:
                 svcname=svcname,
                 nodes=nodes,
                 drpnodes=drpnodes,
-                etc=str(self.root.etc),
-                var=str(self.root.var),
-                log=str(self.root.log),
-                tmp=str(self.root.top / "var/tmp/opensvc"),
+                **self.places,
                 run=self.run,
                 info=lambda message: log.line(INFO, message, name),
                 warning=lambda message: log.line(WARNING, message, name),

@@ -46,9 +46,13 @@ def service_lock(root: Root, svcname: str, wait_s: float = WAIT_S) -> Iterator[N
     Raises:
         LockHeldError: someone else holds it for longer than `wait_s`.
     """
-    folder = root.var / "lock"
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / svcname, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = root.var / "lock" / svcname
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o644)
     try:
         if not _lock_within(descriptor, wait_s):
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()

@@ -79,15 +79,27 @@ class ServiceLog:
             return
         path = self.folder / f"{self.svcname}.log"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _rotate(path)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            descriptor = _opened(path)
+            if os.fstat(descriptor).st_size >= ROTATE_BYTES:
+                os.close(descriptor)
+                _rotate(path)
+                descriptor = _opened(path)
             try:
                 os.write(descriptor, text.encode("utf-8", "backslashreplace"))
             finally:
                 os.close(descriptor)
         except OSError:
             return  # a log that cannot be written stops nothing; the line is on stderr
+
+
+def _opened(path: Path) -> int:
+    """Open a log for one line; its folder is made when missing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o644)
 
 
 def _rotate(path: Path) -> None:

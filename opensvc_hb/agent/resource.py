@@ -13,10 +13,13 @@ from typing import Any, Callable, ClassVar, List, Mapping, Optional, Sequence, T
 
 from opensvc_hb.agent.keywords import Keyword, boolean, integer, node_list, words
 from opensvc_hb.errors import HbError
+from opensvc_hb.held import Holding, HoldingKind
 
 __all__ = [
     "ActionError",
     "CommandResult",
+    "Holding",
+    "HoldingKind",
     "Keyword",
     "Resource",
     "ResourceContext",
@@ -173,6 +176,14 @@ class Resource:
 
     def announce(self) -> None:
         """Tell the network that the resource is here (gratuitous ARP); nothing by default."""
+
+    def holds(self) -> Tuple[Holding, ...]:
+        """Return what this resource holds on its node while it is up, as its section tells.
+
+        Asked for every service when the configuration is read: runs no program, waits for nothing.
+        An instance that must be gone is gone when nothing of this is held; the base holds nothing.
+        """
+        return ()
 
     def script_environment(self) -> Mapping[str, str]:
         """Return variables that this resource adds for scripts and triggers."""

@@ -9,6 +9,7 @@ Source: A.2 to A.9.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
@@ -138,6 +139,39 @@ def log_name(rid: str, type_name: str, subset: str) -> str:
     return f"{type_name}:{subset}#{rid.partition('#')[2]}".upper()
 
 
+@dataclass(frozen=True)
+class SectionKeywords:
+    """The keywords of the sections of one driver: its own, and those common to all.
+
+    Args:
+        of_section: by name.
+        options: the names of those that the driver itself gets.
+    """
+
+    of_section: Mapping[str, Keyword]
+    options: Tuple[str, ...]
+
+
+def keywords_of(driver: Type[Resource]) -> SectionKeywords:
+    """Return the keywords of a driver's sections; made once for each driver."""
+    made: SectionKeywords = _made_once(driver)  # type: ignore[arg-type]  # a class has its own hash
+    return made
+
+
+@functools.cache
+def _made_once(driver: Type[Resource]) -> SectionKeywords:
+    of_section = {keyword.name: keyword for keyword in driver.keywords}
+    of_section.setdefault("type", Keyword("type", "Chooses the driver.", scopable=True))
+    options = tuple(of_section)
+    for keyword in RESOURCE_KEYWORDS:
+        of_section.setdefault(keyword.name, keyword)
+    return SectionKeywords(of_section, options)
+
+
+_DEFAULT_BY_NAME = {keyword.name: keyword for keyword in DEFAULT_KEYWORDS}
+_SUBSET_BY_NAME = {keyword.name: keyword for keyword in SUBSET_KEYWORDS}
+_ANY_BY_NAME = {keyword.name: keyword for keyword in (*DEFAULT_KEYWORDS, *RESOURCE_KEYWORDS)}
+
 ContextMaker = Callable[[str, Tuple[str, ...], Tuple[str, ...], Callable[[str], Any]], ResourceContext]
 """Makes the context of a resource: (name in log lines, nodes, drpnodes, default reader)."""
 
@@ -187,7 +221,7 @@ class ServiceBuilder:
         Raises:
             ConfigurationErrors: something in the file cannot be.
         """
-        defaults = self._read_section(DEFAULT, DEFAULT_KEYWORDS)
+        defaults = self._read_section(DEFAULT, _DEFAULT_BY_NAME)
         service_type = self._service_type()
         members: List[Member] = []
         parallel: Set[str] = set()
@@ -195,7 +229,7 @@ class ServiceBuilder:
             if section == DEFAULT or section in INTERNAL_SYNCS:
                 continue
             if subset_name(section):
-                if self._read_section(section, SUBSET_KEYWORDS).get("parallel"):
+                if self._read_section(section, _SUBSET_BY_NAME).get("parallel"):
                     parallel.add(subset_name(section))
                 continue
             member = self._member(section)
@@ -255,10 +289,8 @@ class ServiceBuilder:
 
     def _make(self, section: str, driver: Type[Resource]) -> Optional[Member]:
         errors_before = len(self.errors)
-        own = {keyword.name for keyword in driver.keywords}
-        common = tuple(keyword for keyword in RESOURCE_KEYWORDS if keyword.name not in own)
-        type_keyword = () if "type" in own else (Keyword("type", "Chooses the driver.", scopable=True),)
-        values = self._read_section(section, (*driver.keywords, *common, *type_keyword))
+        keywords = keywords_of(driver)
+        values = self._read_section(section, keywords.of_section)
         if "encap" in (values.get("tags") or ()):
             line = self.file.section_lines.get(section, 0)
             self._refuse(line, f"{section}.tags", "guests (encap) are not available")
@@ -267,7 +299,7 @@ class ServiceBuilder:
         subset = str(values.get("subset") or "")
         name = log_name(section, driver.type_name, subset)
         context = self.make_context(name, self.nodes, self.drpnodes, self._default_reader)
-        options = {keyword.name: values[keyword.name] for keyword in (*driver.keywords, *type_keyword)}
+        options = {name: values[name] for name in keywords.options}
         return Member(
             resource=driver(section, options, context),
             set_name=f"{driver.type_name}:{subset}" if subset else driver.type_name,
@@ -305,20 +337,23 @@ class ServiceBuilder:
         return [member for member in made if member is not None]
 
     def _default_reader(self, keyword: str) -> Any:
-        for known in DEFAULT_KEYWORDS:
-            if known.name == keyword:
-                entry = self.file.lookup(DEFAULT, keyword, self.scopes if known.scopable else ())
-                return known.default if entry is None else known.convert(entry.value)
+        known = _DEFAULT_BY_NAME.get(keyword)
+        if known is not None:
+            entry = self.file.lookup(DEFAULT, keyword, self.scopes if known.scopable else ())
+            return known.default if entry is None else known.convert(entry.value)
         return self.file.value(DEFAULT, keyword, self.scopes)
 
-    def _read_section(self, section: str, keywords: Sequence[Keyword]) -> Dict[str, Any]:
+    def _read_section(self, section: str, keywords: Mapping[str, Keyword]) -> Dict[str, Any]:
         """Return the value of each keyword; complain of what is unknown, missing or malformed."""
-        by_name = {keyword.name: keyword for keyword in keywords}
         if section != DEFAULT:
-            self.inherited.update(by_name)
+            self.inherited.update(keywords)
             for entry in self.file.entries(section):
-                self._check_key(entry, by_name)
-        return {keyword.name: self._value(section, keyword) for keyword in keywords}
+                self._check_key(entry, keywords)
+        written = self.file.keywords
+        return {
+            name: self._value(section, keyword) if keyword.required or name in written else keyword.default
+            for name, keyword in keywords.items()
+        }
 
     def _check_key(self, entry: Entry, by_name: Mapping[str, Keyword]) -> None:
         where = f"{entry.section}.{entry.key}"
@@ -332,7 +367,7 @@ class ServiceBuilder:
 
     def _check_default_keys(self) -> None:
         """A key of [DEFAULT] is its own keyword, one that some section here inherits, or known."""
-        names = {keyword.name: keyword for keyword in (*DEFAULT_KEYWORDS, *RESOURCE_KEYWORDS)}
+        names = _ANY_BY_NAME
         for entry in self.file.entries(DEFAULT):
             if entry.keyword == "scsireserv":
                 if entry.value.strip().lower() not in ("", "false", "no", "0", "off"):

@@ -8,6 +8,7 @@ that names the boot in which it was made, so that a mark left by an earlier life
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from opensvc_hb.paths import Root
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FIRST_PROCESS = Path("/proc/1/stat")
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
+@functools.cache
 def this_life() -> str:
     """Name this life of the node: the kernel's boot id, and when its process 1 began.
 
@@ -36,16 +39,21 @@ def set_mark(root: Root, svcname: str) -> None:
     """Note that the service was started as a whole.
 
     A mark that cannot be written (full disk) is told by `is_marked`, not here: the service
-    is up all the same.
+    is up all the same. It is not synced: a power cut ends the life of the node that it names.
     """
     path = mark_file(root, svcname)
     new = path.with_name(f"{path.name}.new")
+    text = f"{this_life()}\n".encode("ascii")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new.open("w", encoding="ascii") as file:
-            file.write(f"{this_life()}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            descriptor = os.open(new, _NEW_FILE, 0o644)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(new, _NEW_FILE, 0o644)
+        try:
+            os.write(descriptor, text)
+        finally:
+            os.close(descriptor)
         new.replace(path)
     except OSError:
         new.unlink(missing_ok=True)

@@ -9,22 +9,36 @@ Runs in: the runner process, at its start.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
 
 from opensvc_hb.agent.adapter import AgentAdapter
+from opensvc_hb.agent.drivers import Missing
 from opensvc_hb.agent.loader import Loader
+from opensvc_hb.agent.rehearsal import rehearse
+from opensvc_hb.agent.service import keywords_of
+from opensvc_hb.agent.started_mark import this_life
 from opensvc_hb.paths import Root
 
-_IMPORTED_LATE = ("opensvc_hb.client", "psutil", "pyroute2", "subprocess", "traceback")
+_IMPORTED_LATE = ("opensvc_hb.client", "subprocess", "traceback")
 """What the agent and its drivers import only where they use it."""
+_CODECS = ("ascii", "utf-8-sig")
+"""A codec, too, is a module that is imported when it is first used."""
 
 
 def warm_agent(root: Root, node: str) -> AgentAdapter:
-    """Return the agent of this node, with its drivers and their libraries imported."""
+    """Return the agent of this node, with its drivers and their libraries imported, and rehearsed."""
     for name in _IMPORTED_LATE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    for name in _CODECS:
+        codecs.lookup(name)
     loader = Loader(root, node)
-    loader.finder.all()
+    for driver in loader.finder.all():
+        if not isinstance(driver, Missing):
+            keywords_of(driver)
+    with contextlib.suppress(OSError):
+        this_life()
+    rehearse(root, node, loader.finder)
     return AgentAdapter(root, node, loader)

@@ -15,15 +15,16 @@ import queue
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 from opensvc_hb.core.config import Service
 from opensvc_hb.core.effects import CancelAction, RunAction
 from opensvc_hb.core.events import ActionFinished, Outcome
 from opensvc_hb.daemon.runner_keeper import Ask, Close, Command, Drop, Keeper
-from opensvc_hb.daemon.runner_wire import Finished, Work
+from opensvc_hb.daemon.runner_wire import Evaluated, Finished, Work
 from opensvc_hb.daemon.sessions import boottime
+from opensvc_hb.held import Holding, HoldingKind, unmarked
 
 DECLARE_LIMIT_S = 60.0
 STATUS_LIMIT_S = 30.0
@@ -33,26 +34,41 @@ _NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_F
 
 @dataclass(frozen=True)
 class Declared:
-    """The services with an hb resource of type OpenHA; one line per service that cannot be read."""
+    """The services with an hb resource of type OpenHA; one line per service that cannot be read.
+
+    Args:
+        held: by svcname, what a service may hold on this node while it runs.
+    """
 
     services: Tuple[Service, ...]
     errors: Tuple[str, ...]
+    held: Mapping[str, Tuple[Holding, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StatusEvaluated:
-    """A service's status document, as `svcmgr print status --format json` prints it."""
+    """A service's status document, as `svcmgr print status --format json` prints it.
+
+    Args:
+        age_s: seconds since it was evaluated; 0 when that was done for this question.
+    """
 
     svcname: str
     document: Mapping[str, Any]
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class NotEvaluated:
-    """A question without an answer; `reason` is one line."""
+    """A question without an answer; `reason` is one line.
+
+    Args:
+        among_others: it was asked together with others, any of which may be the reason.
+    """
 
     svcname: str
     reason: str
+    among_others: bool = False
 
 
 DeclareAnswer = Union[Declared, NotEvaluated]
@@ -95,7 +111,7 @@ class Runner:
         ear, self._bell = socket.socketpair()
         self._bell.setblocking(False)
         bell = (ear, self._bell)
-        keeper = Keeper(self._commands, bell, log, command, _environment_for_actions(environment), clock)
+        keeper = Keeper(self._commands, bell, log, command, environment_for_actions(environment), clock)
         self._thread = threading.Thread(target=keeper.run, name="runner", daemon=True)
 
     def start(self) -> None:
@@ -130,17 +146,35 @@ class Runner:
         self._command(Ask(Work.DECLARE, "", limit_s, lambda finished: callback(_read_declared(finished))))
 
     def status(
-        self, svcname: str, callback: Callable[[StatusAnswer], None], limit_s: float = STATUS_LIMIT_S
+        self,
+        svcnames: Sequence[str],
+        callback: Callable[[StatusAnswer], None],
+        limit_s: float = STATUS_LIMIT_S,
     ) -> None:
-        """Ask for a service's status document; `callback` gets it on the runner thread."""
+        """Ask for the status documents of some services; they are evaluated one after the other.
 
-        def answer(finished: Finished) -> None:
-            if finished.outcome is Outcome.DONE and finished.document is not None:
-                callback(StatusEvaluated(svcname, finished.document))
+        Args:
+            svcnames: one or more.
+            callback: gets one answer for each of them, on the runner thread.
+            limit_s: for all of them together.
+        """
+        waiting = dict.fromkeys(svcnames)  # changed on the runner thread alone
+
+        def evaluated(answer: Evaluated) -> None:
+            if answer.svcname not in waiting:
+                return
+            del waiting[answer.svcname]
+            if answer.document is None:
+                callback(NotEvaluated(answer.svcname, answer.reason))
             else:
-                callback(NotEvaluated(svcname, finished.detail))
+                callback(StatusEvaluated(answer.svcname, answer.document, answer.age_s))
 
-        self._command(Ask(Work.STATUS, svcname, limit_s, answer))
+        def ended(finished: Finished) -> None:
+            for svcname in list(waiting):
+                callback(NotEvaluated(svcname, finished.detail, among_others=len(svcnames) > 1))
+
+        first, *others = svcnames
+        self._command(Ask(Work.STATUS, first, limit_s, ended, others=tuple(others), evaluated=evaluated))
 
     def close(self, wait_s: float = 0.0) -> None:
         """Ask nothing more. Actions that run finish, also without the daemon; nothing new begins.
@@ -158,12 +192,15 @@ class Runner:
             self._bell.send(b"!")
 
 
-def _environment_for_actions(environment: Mapping[str, str]) -> Dict[str, str]:
+def environment_for_actions(environment: Mapping[str, str]) -> Dict[str, str]:
     """Return the variables of the runner: all of the daemon's but those that speak to systemd.
+
+    A daemon that a service's script has started is no process of that service.
 
     PATH is always set. Source: agent 1.5 dies with a KeyError without it.
     """
-    variables = {name: value for name, value in environment.items() if name not in _NOT_FOR_CHILDREN}
+    own = unmarked(environment)
+    variables = {name: value for name, value in own.items() if name not in _NOT_FOR_CHILDREN}
     variables.setdefault("PATH", _DEFAULT_PATH)
     return variables
 
@@ -181,4 +218,9 @@ def _read_declared(finished: Finished) -> DeclareAnswer:
         )
         for entry in finished.document["services"]
     )
-    return Declared(services, tuple(finished.document["errors"]))
+    held = {
+        entry["svcname"]: tuple(Holding(HoldingKind[kind], name) for kind, name in entry["holds"])
+        for entry in finished.document["services"]
+        if entry["holds"]
+    }
+    return Declared(services, tuple(finished.document["errors"]), held)

@@ -20,20 +20,24 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
-import time
+import threading
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Protocol, Sequence, Tuple
 
 from opensvc_hb.core.states import Avail
-from opensvc_hb.daemon.runner_wire import Work
+from opensvc_hb.daemon.runner_wire import Request, Work
+from opensvc_hb.daemon.scope import enter_scope, under_systemd
 from opensvc_hb.errors import HbError
+from opensvc_hb.held import Holding
 
 _BACKGROUND_NICE = 10
-_SCOPE_WITHIN_S = 2.0
+_AFTERWARDS_NICE = 5
+HANGS = b'"hangs"'
+"""Found in the line of a report that says so; the loop looks for no more than that."""
+_OOM_ADJUSTMENT = Path("/proc/self/oom_score_adj")
 
 
 class Declaration(Protocol):
@@ -49,6 +53,8 @@ class Declaration(Protocol):
     def start_limit_s(self) -> float: ...  # noqa: D102
     @property
     def stop_limit_s(self) -> float: ...  # noqa: D102
+    @property
+    def holds(self) -> Tuple[Holding, ...]: ...  # noqa: D102  # what its resources hold while it runs
 
 
 class Declarations(Protocol):
@@ -66,6 +72,7 @@ class AgentAdapter(Protocol):
     `start`, `stop` and `announce` print what they do and return an exit status. `avail`
     returns a value of `core.states.Avail`; with `evaluate_apps` (after an action) a service
     with nothing to evaluate (n/a) counts as "up": a start that ended with 0 is a start.
+    `examine` says the same after a start, and gives the document of `status` with it.
     """
 
     def declare(self) -> Declarations: ...  # noqa: D102  # said above
@@ -73,6 +80,7 @@ class AgentAdapter(Protocol):
     def stop(self, svcname: str) -> int: ...  # noqa: D102
     def announce(self, svcname: str) -> int: ...  # noqa: D102
     def avail(self, svcname: str, evaluate_apps: bool) -> str: ...  # noqa: D102
+    def examine(self, svcname: str) -> Tuple[str, Optional[Dict[str, Any]]]: ...  # noqa: D102
     def status(self, svcname: str) -> Dict[str, Any]: ...  # noqa: D102
 
 
@@ -84,11 +92,13 @@ class Descriptors:
         output: becomes stdout and stderr.
         result: takes the `Report` lines.
         go: gives one byte when the action may begin; its end without one means: do nothing.
+        highest: no descriptor of the process has a higher number than this.
     """
 
     output: int
     result: int
     go: int
+    highest: int
 
 
 @dataclass(frozen=True)
@@ -99,17 +109,22 @@ class Report:
         exit_status: of start, stop and announce, as soon as it is known.
         avail: value of `core.states.Avail`, after start, stop and verify.
         complete: the child did all that it was asked for.
+        hangs: it did, but a thread of it hangs in the kernel, and the process may never end.
         failure: the exception that ended it, one line.
         warning: something for the runner's log.
-        document: the answer of status and declare.
+        document: the answer of declare; after a start, what status would say.
+        svcname: this line is about one service of a question for statuses, and complete in
+            itself: its `document`, or the `failure` to make one.
     """
 
     exit_status: Optional[int] = None
     avail: Optional[str] = None
     complete: Optional[bool] = None
+    hangs: Optional[bool] = None
     failure: Optional[str] = None
     warning: Optional[str] = None
     document: Optional[Dict[str, Any]] = None
+    svcname: Optional[str] = None
 
     def encode(self) -> bytes:
         """Return the report as one line."""
@@ -127,43 +142,58 @@ def read_report(lines: Sequence[bytes]) -> Report:
 
 @dataclass(frozen=True)
 class ChildSettings:
-    """What every action of one runner shares.
+    """What every action of one runner shares; what can be found out once is, before the forks.
 
     Args:
         lock_directory: where the agent keeps one lock per service (`var/lib/opensvc/lock`).
         files_max: soft limit of open files to give back to the action; the runner raises its own.
         in_scope: move starts and stops into a systemd scope.
+        changed_signals: those that the runner does not leave to the kernel's default.
+        is_protected: the runner is shielded from the out-of-memory killer.
     """
 
     lock_directory: Path
     files_max: int
     in_scope: bool
+    changed_signals: Tuple[int, ...] = ()
+    is_protected: bool = True
+
+
+def settings_of_this_process(lock_directory: Path, files_max: int) -> ChildSettings:
+    """Return the settings for the children of this process, which is about to fork them."""
+    changed = []
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            changed.append(int(number))
+    try:
+        is_protected = int(_OOM_ADJUSTMENT.read_text()) < 0
+    except OSError:
+        is_protected = False
+    return ChildSettings(lock_directory, files_max, under_systemd(), tuple(sorted(changed)), is_protected)
 
 
 def run_child(
-    work: Work, svcname: str, adapter: AgentAdapter, descriptors: Descriptors, settings: ChildSettings
+    request: Request, adapter: AgentAdapter, descriptors: Descriptors, settings: ChildSettings
 ) -> NoReturn:
     """Be the action: called right after the fork, ends the process."""
     status = 1
+
+    def tell(report: Report) -> None:
+        _write(descriptors.result, report)
+
     try:
-        _become_ordinary(work, svcname, descriptors, settings)
-        if work.is_exclusive:
-            hold_begun(settings.lock_directory / f".{svcname}.begun")
+        _become_ordinary(request, descriptors, settings)
+        begun = -1
+        if request.work.is_exclusive:
+            begun = hold_begun(settings.lock_directory / f".{request.svcname}.begun")
         if os.read(descriptors.go, 1):
             os.close(descriptors.go)
-            _act(work, svcname, adapter, lambda report: _write(descriptors.result, report), settings)
+            _act(request, adapter, tell, settings, begun)
+            tell(Report(complete=True, hangs=threading.active_count() > 1 or None))
         status = 0
-    except HbError as error:
-        with contextlib.suppress(OSError):
-            _write(descriptors.result, Report(failure=str(error)))
     except (Exception, SystemExit) as error:  # the driver boundary: any code of a driver's runs inside
         with contextlib.suppress(Exception):  # stdout or the pipe may be what failed
-            traceback.print_exc()
-            reason = str(error).strip().splitlines()
-            _write(
-                descriptors.result,
-                Report(failure=f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__),
-            )
+            tell(Report(failure=_told(error)))
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
@@ -171,20 +201,24 @@ def run_child(
         os._exit(status)
 
 
-def _become_ordinary(work: Work, svcname: str, descriptors: Descriptors, settings: ChildSettings) -> None:
+def _told(error: BaseException) -> str:
+    """Return what ended the work, one line or, of an operator's mistake, all of its lines.
+
+    The traceback of anything unexpected goes to the action's output.
+    """
+    if isinstance(error, HbError):
+        return str(error)
+    traceback.print_exc()
+    reason = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
+
+
+def _become_ordinary(request: Request, descriptors: Descriptors, settings: ChildSettings) -> None:
     os.setsid()
     os.dup2(descriptors.output, 1)
     os.dup2(descriptors.output, 2)
-    os.close(descriptors.output)  # leaves a free one for the listing where they are scarce
-    keep = (0, 1, 2, descriptors.result, descriptors.go)
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # names only
-        if int(name) not in keep:
-            with contextlib.suppress(OSError):  # the descriptor of this very listing is gone by now
-                os.close(int(name))
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    _close_others((0, 1, 2, descriptors.result, descriptors.go), descriptors.highest)
+    for number in settings.changed_signals:
         with contextlib.suppress(OSError):  # real-time signals kept by the C library
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -194,16 +228,39 @@ def _become_ordinary(work: Work, svcname: str, descriptors: Descriptors, setting
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     with contextlib.suppress(OSError):
-        nice = 0 if work.is_action else _BACKGROUND_NICE
+        nice = 0 if request.work.is_action else _BACKGROUND_NICE
         os.setpriority(os.PRIO_PROCESS, 0, nice)
     with contextlib.suppress(OSError):
-        adjustment = Path("/proc/self/oom_score_adj")
-        if int(adjustment.read_text()) < 0:
-            adjustment.write_text("0")
+        if settings.is_protected and int(_OOM_ADJUSTMENT.read_text()) < 0:
+            _OOM_ADJUSTMENT.write_text("0")
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_bytes(f"{work.value}:{svcname}".encode()[:15])
+        _write_setting("/proc/self/comm", f"{request.work.value}:{request.svcname}".encode()[:15])
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (settings.files_max, hard))
+
+
+def _close_others(keep: Sequence[int], highest: int) -> None:
+    """Close every descriptor up to `highest` but those in `keep`: a call per gap, not per descriptor."""
+    low = 0
+    for kept in (*sorted(keep), highest + 1):
+        if low < kept:
+            os.closerange(low, kept)
+        low = kept + 1
+
+
+def _write_setting(path: str, value: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value)
+    finally:
+        os.close(descriptor)
+
+
+def take_streams() -> None:
+    """Give this process, and the children that it will fork, the three streams of an action.
+
+    They only name the descriptors 0, 1 and 2: each child has its own behind them.
+    """
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  # the process's own, open until it ends
     sys.stdout = _text_writer(1)
     sys.stderr = _text_writer(2)
@@ -223,14 +280,16 @@ def _write(descriptor: int, report: Report) -> None:
 
 
 def _act(
-    work: Work,
-    svcname: str,
+    request: Request,
     adapter: AgentAdapter,
     tell: Callable[[Report], None],
     settings: ChildSettings,
+    begun: int,
 ) -> None:
+    work, svcname = request.work, request.svcname
     if work is Work.STATUS:
-        tell(Report(document=adapter.status(svcname)))
+        for name in (svcname, *request.others):
+            tell(_evaluated(name, adapter))
     elif work is Work.DECLARE:
         tell(Report(document=_declared(adapter.declare())))
     elif work is Work.VERIFY:
@@ -244,10 +303,25 @@ def _act(
             warning = enter_scope(svcname, os.getpid())
             if warning:
                 tell(Report(warning=warning))
-        act = adapter.start if work is Work.START else adapter.stop
-        tell(Report(exit_status=act(svcname)))
-        tell(Report(avail=Avail(adapter.avail(svcname, evaluate_apps=True)).value))
-    tell(Report(complete=True))
+        starts = work is Work.START
+        tell(Report(exit_status=(adapter.start if starts else adapter.stop)(svcname)))
+        if begun >= 0:
+            os.close(begun)  # what is asked now may hang; the action has ended
+        if starts:
+            # The starts of other services come before our looking at what became of this one.
+            os.setpriority(os.PRIO_PROCESS, 0, _AFTERWARDS_NICE)
+            avail, document = adapter.examine(svcname)
+            tell(Report(avail=Avail(avail).value, document=document))
+        else:
+            tell(Report(avail=Avail(adapter.avail(svcname, evaluate_apps=True)).value))
+
+
+def _evaluated(svcname: str, adapter: AgentAdapter) -> Report:
+    """Return the line of one service of a question; one that breaks down spares the others."""
+    try:
+        return Report(svcname=svcname, document=adapter.status(svcname))
+    except (Exception, SystemExit) as error:  # the driver boundary: any code of a driver's runs inside
+        return Report(svcname=svcname, failure=_told(error))
 
 
 def _declared(declarations: Declarations) -> Dict[str, Any]:
@@ -258,22 +332,30 @@ def _declared(declarations: Declarations) -> Dict[str, Any]:
             "nodes": list(service.nodes),
             "start_limit_s": service.start_limit_s,
             "stop_limit_s": service.stop_limit_s,
+            "holds": [(holding.kind.name, holding.name) for holding in service.holds],
         }
         for service in declarations.services
     ]
     return {"services": services, "errors": list(declarations.errors)}
 
 
-def hold_begun(path: Path) -> None:
-    """Hold a lock, shared, until this process ends: an action that was let go is about to act.
+def hold_begun(path: Path) -> int:
+    """Hold a lock, shared, as long as the returned descriptor is open: an action is about to act.
 
     The agent takes the service's own lock a moment later. A daemon that was killed and started
     again in that moment would find nothing up and nothing locked, and say so to its peer.
+    -1 when it cannot be held.
     """
     with contextlib.suppress(OSError):  # a full disk stops no start; the service's lock protects it soon
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, 0o644)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, flags, 0o644)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return descriptor
+    return -1
 
 
 def wait_for_lock(path: Path) -> None:
@@ -289,61 +371,3 @@ def wait_for_lock(path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     finally:
         os.close(descriptor)
-
-
-def under_systemd() -> bool:
-    """Tell whether systemd runs this node and started this process's daemon."""
-    return Path("/run/systemd/system").is_dir() and "INVOCATION_ID" in os.environ
-
-
-def enter_scope(
-    svcname: str,
-    pid: int,
-    run: Callable[..., Any] = subprocess.run,
-    own_group: Callable[[], str] = Path("/proc/self/cgroup").read_text,
-) -> str:
-    """Move this process into a transient scope in opensvc.slice; return "" or why not.
-
-    The scope stops after the daemon when the node halts: the daemon ends the services itself.
-    systemd answers before it has moved the process, so this waits until the kernel says so;
-    there is no event to wait for.
-
-    Args:
-        svcname: names the scope, for people.
-        pid: this process.
-        run: `subprocess.run`, or a test's own.
-        own_group: reads /proc/self/cgroup.
-
-    Source: org.freedesktop.systemd1(5), StartTransientUnit.
-    """
-    name = f"opensvc-{''.join(c if c.isalnum() or c in '.-_' else '_' for c in svcname)}-{pid}.scope"
-    argv = [
-        *("busctl", "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"),
-        *("org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "5"),
-        *("Description", "s", f"OpenSVC service {svcname}"),
-        *("PIDs", "au", "1", str(pid)),
-        *("Slice", "s", "opensvc.slice"),
-        *("CollectMode", "s", "inactive-or-failed"),
-        *("Before", "as", "1", "opensvc-hb.service"),
-        "0",
-    ]
-    try:
-        answer = run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=_SCOPE_WITHIN_S,
-            check=False,
-        )
-        if answer.returncode != 0:
-            words = answer.stderr.decode(errors="replace").strip().splitlines()
-            return f"no scope for {svcname}: {words[0] if words else f'status {answer.returncode}'}"
-        give_up_at = time.clock_gettime(time.CLOCK_BOOTTIME) + _SCOPE_WITHIN_S
-        while not own_group().rstrip().endswith(name):
-            if time.clock_gettime(time.CLOCK_BOOTTIME) >= give_up_at:
-                return f"no scope for {svcname}: systemd did not move process {pid} in {_SCOPE_WITHIN_S:g} s"
-            time.sleep(0.01)
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"no scope for {svcname}: {error}"
-    return ""

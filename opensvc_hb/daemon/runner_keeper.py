@@ -17,9 +17,9 @@ import queue
 import selectors
 import socket
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import opensvc_hb
 from opensvc_hb.core.events import Outcome
@@ -27,6 +27,7 @@ from opensvc_hb.daemon.runner_wire import (
     Began,
     Cancel,
     Channel,
+    Evaluated,
     Finished,
     Message,
     Ping,
@@ -48,19 +49,29 @@ _STEADY_AFTER_S = 10.0
 """A runner that lived so long was a good one: the pauses begin anew."""
 _PING_EVERY_S = 10.0
 _PONG_WITHIN_S = 30.0
+_DOCUMENT_VALID_S = 10.0
+"""So long a document that a start brought along answers the question for the service's status."""
 _EXIT_WITHIN_S = 2.0
 """From the end of its socket to the end of a runner that ends by itself."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Command: do this work and give the answer. `key` names an action for `Drop`."""
+    """Command: do this work and give the answer.
+
+    Args:
+        key: names an action for `Drop`.
+        others: further services of a question for statuses.
+        evaluated: told each service's status, before `answer` ends the question.
+    """
 
     work: Work
     svcname: str
     limit_s: float
     answer: Callable[[Finished], None]
     key: Optional[Tuple[str, int]] = None
+    others: Tuple[str, ...] = ()
+    evaluated: Callable[[Evaluated], None] = lambda _evaluated: None
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,14 @@ class Close:
 
 
 Command = Union[Ask, Drop, Close]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The status document that a start brought along, and when it came."""
+
+    document: Mapping[str, Any]
+    at: float
 
 
 class _Asked:
@@ -140,6 +159,7 @@ class Keeper:
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._asked: Dict[int, _Asked] = {}
+        self._known: Dict[str, _Known] = {}
         self._next_id = 1
         self._process: Optional[_Process] = None
         self._spawn_at = clock()
@@ -196,7 +216,11 @@ class Keeper:
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Ask):
-            asked = _Asked(command)
+            unknown = self._without_known(command)
+            if not unknown:
+                command.answer(Finished(0, Outcome.DONE))
+                return
+            asked = _Asked(replace(command, svcname=unknown[0], others=unknown[1:]))
             self._asked[self._next_id] = asked
             self._next_id += 1
             if self._closing:
@@ -212,6 +236,18 @@ class Keeper:
             if self._process is not None:
                 self._process.channel.flush()
                 self._process.channel.say_no_more()
+
+    def _without_known(self, ask: Ask) -> Tuple[str, ...]:
+        """Answer at once for services whose last start brought the answer; return the others."""
+        unknown: List[str] = []
+        for svcname in (ask.svcname, *ask.others):
+            known = self._known.pop(svcname, None)
+            age_s = self._clock() - known.at if known else 0.0
+            if known and ask.work is Work.STATUS and age_s <= _DOCUMENT_VALID_S:
+                ask.evaluated(Evaluated(0, svcname, known.document, "", age_s))
+            else:
+                unknown.append(svcname)
+        return tuple(unknown)
 
     def _drop(self, key: Tuple[str, int]) -> None:
         for request_id, asked in list(self._asked.items()):
@@ -272,7 +308,13 @@ class Keeper:
         elif isinstance(message, Finished):
             asked = self._asked.pop(message.request_id, None)
             if asked is not None:
+                if asked.ask.work is Work.START and message.document is not None:
+                    self._known[asked.ask.svcname] = _Known(message.document, self._clock())
                 asked.ask.answer(message)
+        elif isinstance(message, Evaluated):
+            asked = self._asked.get(message.request_id)
+            if asked is not None:
+                asked.ask.evaluated(message)
         elif isinstance(message, Began):
             asked = self._asked.get(message.request_id)
             if asked is not None:
@@ -296,7 +338,7 @@ class Keeper:
             if not asked.sent:
                 asked.sent = True
                 ask = asked.ask
-                process.channel.send(Request(request_id, ask.work, ask.svcname, ask.limit_s))
+                process.channel.send(Request(request_id, ask.work, ask.svcname, ask.limit_s, ask.others))
 
     def _check_life(self) -> None:
         """Ping a runner that owes answers; give up one that says nothing for long."""

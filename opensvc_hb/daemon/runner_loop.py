@@ -14,6 +14,8 @@ Rules it keeps:
 - `Finished` is said when the child has ended and, if it was ended or died by a signal, when
   nothing of its session runs any more (within a bound, and said so, past it). The child stays
   a zombie until then, so that its number names no other session.
+- A child that has done everything, and says that a thread of it hangs in the kernel, has ended
+  for all but the list of processes: it is reaped when it can be.
 - The output pipe is drained when the child has ended, and closed: a daemon that the action
   started may hold it open for ever.
 - When the daemon is gone (end of the socket) nothing new begins; actions that run finish
@@ -38,11 +40,19 @@ from typing import Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
 
 from opensvc_hb.core.events import Outcome
 from opensvc_hb.core.states import Avail
-from opensvc_hb.daemon.runner_child import AgentAdapter, ChildSettings, Descriptors, read_report, run_child
+from opensvc_hb.daemon.runner_child import (
+    HANGS,
+    AgentAdapter,
+    ChildSettings,
+    Descriptors,
+    read_report,
+    run_child,
+)
 from opensvc_hb.daemon.runner_wire import (
     Began,
     Cancel,
     Channel,
+    Evaluated,
     Finished,
     LineSplitter,
     Ping,
@@ -51,6 +61,7 @@ from opensvc_hb.daemon.runner_wire import (
     Ready,
     Request,
     Warned,
+    Work,
 )
 from opensvc_hb.daemon.sessions import (
     Processes,
@@ -62,6 +73,8 @@ from opensvc_hb.daemon.sessions import (
     look_at,
 )
 
+_HANGING_EXIT_S = 1.0
+"""How long a child that says that a thread of it hangs is waited for all the same."""
 _LONGEST_LINE = 8192
 _READ_BYTES = 65536
 _DRAIN_BYTES = 1 << 20
@@ -84,22 +97,35 @@ class _Exit:
     signal_number: int
 
 
+@dataclass(frozen=True)
+class _Forked:
+    """A child that was just forked: its number, a pidfd of it, and our ends of its pipes."""
+
+    request: Request
+    pid: int
+    handle: int
+    output: int
+    result: int
+    go: int
+
+
 class _Job:
     """One child, from its fork until its `Finished`. Owned by the loop."""
 
-    def __init__(self, request: Request, session: Session, deadline: float) -> None:
-        self.request = request
+    def __init__(self, child: _Forked, session: Session, deadline: float) -> None:
+        self.request = child.request
         self.session = session
         self.deadline = deadline
-        self.handle = -1
-        self.output = -1
-        self.result = -1
-        self.go = -1
+        self.handle = child.handle
+        self.output = child.output
+        self.result = child.result
+        self.go = child.go
         self.output_lines = LineSplitter(_LONGEST_LINE)
         self.result_lines = LineSplitter()
         self.report_lines: List[bytes] = []
         self.exit: Optional[_Exit] = None
         self.ending: Optional[SessionEnd] = None
+        self.hangs = False
         self.told_overdue = False
         self.outcome = Outcome.DONE
         self.detail = ""
@@ -134,10 +160,12 @@ class RunnerLoop:
         self._watched = 0
         self._jobs: Dict[int, _Job] = {}
         self._queue: Deque[Request] = deque()
+        self._questions: Deque[Request] = deque()
         self._taken: Set[int] = set()
         self._busy: Set[str] = set()
         files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._places = max(1, (files_max - _FILES_OF_OUR_OWN) // _FILES_PER_CHILD)
+        self._highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208  # names only
         self._no_room = False
         self._draining = False
         self._dropped: Dict[str, int] = {}
@@ -145,6 +173,8 @@ class RunnerLoop:
 
     def run(self) -> None:
         """Work until the daemon is gone and the last action has ended."""
+        # A SIGTERM for a child waits until the child has taken up its own signal handling.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._channel.send(Ready())
         while True:
             self._channel.flush()
@@ -176,7 +206,7 @@ class RunnerLoop:
 
     def _wait_s(self) -> Optional[float]:
         """Return the seconds until there is something to do unasked, None for never."""
-        if self._may_begin():
+        if self._may_begin() or (self._questions and not self._no_room):
             return 0.0
         moments = [job.ending.look_at_s if job.ending else job.deadline for job in self._jobs.values()]
         return max(0.0, min(moments) - self._clock()) if moments else None
@@ -196,9 +226,10 @@ class RunnerLoop:
 
     def _drain(self) -> None:
         self._draining = True
-        for request in self._queue:
+        for request in (*self._queue, *self._questions):
             self._finish_unbegun(request, Outcome.FAILED, "the daemon ended before the action began")
         self._queue.clear()
+        self._questions.clear()
         for job in list(self._jobs.values()):
             if not job.request.work.is_action and job.ending is None:
                 self._end(job, Outcome.TIMED_OUT, "the daemon ended")  # nobody is left to read the answer
@@ -216,7 +247,7 @@ class RunnerLoop:
             detail = "too many actions run for a question to be asked"
             self._channel.send(Finished(request.request_id, Outcome.FAILED, detail=detail))
         elif not request.work.is_action:
-            self._begin(request)
+            self._questions.append(request)
         elif request.work.is_exclusive and request.svcname in self._busy:
             detail = f"refused: another action of {request.svcname} has not ended"
             self._channel.send(Finished(request.request_id, Outcome.FAILED, detail=detail))
@@ -226,49 +257,53 @@ class RunnerLoop:
                 self._busy.add(request.svcname)
             self._queue.append(request)
 
-    def _may_begin(self) -> bool:
-        """Tell whether the first of the queue may begin now."""
-        if not self._queue or self._no_room or len(self._jobs) >= self._places:
+    def _may_begin(self, begun: int = 0) -> bool:
+        """Tell whether the first of the queue may begin now, beside `begun` that are no jobs yet."""
+        if not self._queue or self._no_room or len(self._jobs) + begun >= self._places:
             return False
         return self._max_parallel is None or len(self._taken) - len(self._queue) < self._max_parallel
 
     def _begin_queued(self) -> None:
-        """Begin some of the queue: those begun before want their go, and their output read."""
-        for _ in range(_FORKS_PER_TURN):
-            if self._may_begin():
-                self._begin(self._queue.popleft())
+        """Begin some of what waits, actions first; those begun before want their output read.
 
-    def _begin(self, request: Request) -> None:
-        """Fork a child for the request; an action for which there is no room waits for one to end."""
-        try:
-            self._fork(request)
-        except OSError as error:
-            no_room = error.errno in (errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
-            if no_room and request.work.is_action and self._jobs:
-                self._no_room = True
-                self._queue.appendleft(request)
+        All are forked first, and then looked after: each fork makes every page that this process
+        writes next a copy.
+        """
+        begun: List[_Forked] = []
+        while len(begun) < _FORKS_PER_TURN:
+            if self._may_begin(len(begun)):
+                request = self._queue.popleft()
+            elif self._questions and not self._no_room:
+                request = self._questions.popleft()
             else:
-                self._finish_unbegun(request, Outcome.FAILED, f"cannot begin: {error}")
+                break
+            try:
+                begun.append(self._fork(request))
+            except OSError as error:
+                self._not_forked(request, error, waits=bool(self._jobs or begun))
+        for child in begun:
+            self._look_after(child)
 
-    def _fork(self, request: Request) -> None:
+    def _not_forked(self, request: Request, error: OSError, waits: bool) -> None:
+        """Keep an action for which there is no room until one ends, if `waits`; refuse anything else."""
+        no_room = error.errno in (errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+        if no_room and request.work.is_action and waits:
+            self._no_room = True
+            self._queue.appendleft(request)
+        else:
+            self._finish_unbegun(request, Outcome.FAILED, f"cannot begin: {error}")
+
+    def _fork(self, request: Request) -> _Forked:
+        """Return a new child of ours; nothing of this process looks after it yet."""
         with contextlib.ExitStack() as opened:
             output, child_output = _pipe(opened)
             result, child_result = _pipe(opened)
             child_go, go = _pipe(opened)
-            # A SIGTERM for the child waits until the child has taken up its own signal handling.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            try:
-                pid = os.fork()
-                if pid == 0:
-                    run_child(
-                        request.work,
-                        request.svcname,
-                        self._adapter,
-                        Descriptors(child_output, child_result, child_go),
-                        self._settings,
-                    )
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            self._highest = max(self._highest, output, child_output, result, child_result, child_go, go)
+            pid = os.fork()
+            if pid == 0:
+                ends = Descriptors(child_output, child_result, child_go, self._highest)
+                run_child(request, self._adapter, ends, self._settings)
             try:
                 handle = os.pidfd_open(pid)
             except OSError:
@@ -278,18 +313,24 @@ class RunnerLoop:
             opened.pop_all()
         for end in (child_output, child_result, child_go):
             os.close(end)
-        process = look_at(pid)
+        self._highest = max(self._highest, handle)
+        return _Forked(request, pid, handle, output, result, go)
+
+    def _look_after(self, child: _Forked) -> None:
+        """Watch a new child, and let it go as soon as the daemon has heard of it."""
+        request = child.request
+        process = look_at(child.pid)
         assert process is not None, "an unreaped child is in the list of processes"
-        session = Session(pid, process.started_ticks)
-        job = _Job(request, session, self._clock() + request.limit_s)
-        job.handle, job.output, job.result, job.go = handle, output, result, go
+        session = Session(child.pid, process.started_ticks)
+        job = _Job(child, session, self._clock() + request.limit_s)
         self._jobs[request.request_id] = job
-        self._selector.register(handle, selectors.EVENT_READ, lambda _mask: self._on_exit(job))
-        self._selector.register(output, selectors.EVENT_READ, lambda _mask: self._on_output(job))
-        self._selector.register(result, selectors.EVENT_READ, lambda _mask: self._on_result(job))
+        self._selector.register(job.handle, selectors.EVENT_READ, lambda _mask: self._on_exit(job))
+        self._selector.register(job.output, selectors.EVENT_READ, lambda _mask: self._on_output(job))
+        self._selector.register(job.result, selectors.EVENT_READ, lambda _mask: self._on_result(job))
         self._channel.send(
             Began(request.request_id, session.pid, session.started_ticks), when_sent=lambda: self._go(job)
         )
+        self._channel.flush()  # at once: another core runs it while we look after the next one
 
     def _go(self, job: _Job) -> None:
         """Let the child act, unless it was cancelled before: then its go pipe just ends."""
@@ -315,9 +356,32 @@ class RunnerLoop:
     def _on_result(self, job: _Job) -> None:
         if job.result >= 0:
             data = os.read(job.result, _READ_BYTES)
-            job.report_lines.extend(job.result_lines.feed(data))
+            lines = job.result_lines.feed(data)
+            if job.request.work is Work.STATUS:
+                lines = self._pass_on(job, lines)
+            job.report_lines.extend(lines)
+            if any(HANGS in line for line in lines) and not job.hangs:
+                job.hangs = True
+                job.deadline = min(job.deadline, self._clock() + _HANGING_EXIT_S)
             if not data:
                 job.result = self._close(job.result)
+
+    def _pass_on(self, job: _Job, lines: Sequence[bytes]) -> List[bytes]:
+        """Send what was found of single services; return the lines about the question itself."""
+        kept: List[bytes] = []
+        for line in lines:
+            try:
+                report = read_report([line])
+            except (ValueError, TypeError):
+                kept.append(line)  # judged at the end, with what it belongs to
+                continue
+            if report.svcname is None:
+                kept.append(line)
+                continue
+            reason = report.failure or ""
+            message = Evaluated(job.request.request_id, report.svcname, report.document, reason)
+            self._channel.send(message)
+        return kept
 
     def _close(self, descriptor: int) -> int:
         """Close a watched descriptor; the returned -1 is its new value."""
@@ -328,7 +392,7 @@ class RunnerLoop:
         return -1
 
     def _print(self, job: _Job, lines: Sequence[bytes]) -> None:
-        svcname = job.request.svcname
+        svcname = job.request.label
         heard = not lines or self._channel.is_heard()
         for line in lines:
             text = line.decode("utf-8", errors="replace").rstrip("\r")
@@ -376,6 +440,9 @@ class RunnerLoop:
         now = self._clock()
         processes: Optional[Processes] = None
         for job in list(self._jobs.values()):
+            if job.ending is None and now >= job.deadline and job.hangs:
+                self._finish(job)
+                continue
             if job.ending is None and now >= job.deadline:
                 self._end(job, Outcome.TIMED_OUT, f"its time limit of {job.request.limit_s:g} s passed")
             if job.ending is None or now < job.ending.look_at_s:
@@ -403,13 +470,16 @@ class RunnerLoop:
         request = job.request
         self._drain_pipes(job)
         self._print(job, [line for line in [job.output_lines.rest()] if line])
-        dropped = self._dropped.pop(request.svcname, 0)
+        dropped = self._dropped.pop(request.label, 0)
         if dropped:
             text = f"({dropped} lines of output were dropped: the daemon did not take them in time)"
-            self._channel.send(Printed(request.svcname, text))
-        for descriptor in (job.output, job.result, job.handle, job.go):
+            self._channel.send(Printed(request.label, text))
+        for descriptor in (job.output, job.result, job.go):
             self._close(descriptor)
-        os.waitpid(job.session.pid, 0)
+        if job.exit is None:
+            self._selector.modify(job.handle, selectors.EVENT_READ, lambda _mask: self._bury(job))
+        else:
+            self._bury(job)
         del self._jobs[request.request_id]
         self._no_room = False
         self._forget(request)
@@ -417,6 +487,11 @@ class RunnerLoop:
         self._channel.send(finished)
         if not self._channel.is_heard():
             _say(f"{request.svcname}: {request.work.value}: {finished.outcome.value} {finished.detail}")
+
+    def _bury(self, job: _Job) -> None:
+        """Reap a child that has ended, be it long after all that it was asked for."""
+        self._close(job.handle)
+        os.waitpid(job.session.pid, 0)
 
     def _forget(self, request: Request) -> None:
         self._taken.discard(request.request_id)
@@ -440,7 +515,7 @@ class RunnerLoop:
 
     def _judge(self, job: _Job) -> Finished:
         """Return how the action ended, from how its process ended and what it reported."""
-        assert job.exit is not None, "only an ended child is judged"
+        assert job.exit is not None or job.hangs, "only a child that has ended, or says it cannot, is judged"
         outcome, detail = job.outcome, job.detail
         try:
             report = read_report(job.report_lines)
@@ -454,7 +529,8 @@ class RunnerLoop:
                 outcome, detail = Outcome.FAILED, report.failure
             elif not report.complete:
                 outcome = Outcome.FAILED
-                detail = f"the action's process ended with status {job.exit.status} before it had reported"
+                status = job.exit.status if job.exit else 0
+                detail = f"the action's process ended with status {status} before it had reported"
             elif report.exit_status:
                 outcome, detail = Outcome.FAILED, f"exit status {report.exit_status}"
                 detail += f": {job.complaint}" if job.complaint else ""

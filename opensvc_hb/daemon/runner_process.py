@@ -10,6 +10,7 @@ Runs in: the runner process, started by `runner_keeper` as
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import os
@@ -21,10 +22,12 @@ import traceback
 from typing import Optional, Sequence
 
 from opensvc_hb import paths
-from opensvc_hb.daemon.runner_child import AgentAdapter, ChildSettings, under_systemd
+from opensvc_hb.daemon.runner_child import AgentAdapter, settings_of_this_process, take_streams
 from opensvc_hb.daemon.runner_loop import RunnerLoop
 from opensvc_hb.daemon.runner_wire import Channel, Unable
 
+_NICE = -10
+"""Of this process alone: each child goes back to 0, or stays ordinary where this was refused."""
 DEFAULT_ADAPTER = "opensvc_hb.agent.warm:warm_agent"
 
 
@@ -60,9 +63,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         os.chdir("/")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        take_streams()
         gc.collect()
         gc.freeze()  # children share these pages with us as long as nobody counts references in them
-        settings = ChildSettings(paths.root().var / "lock", soft, under_systemd())
+        settings = settings_of_this_process(paths.root().var / "lock", soft)
+        # One that only forks and passes on must not queue behind the children that it forked.
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
         RunnerLoop(channel, adapter, settings, options.max).run()
     return 0
 

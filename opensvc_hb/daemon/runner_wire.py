@@ -34,7 +34,7 @@ class Work(enum.Enum):
     VERIFY = ActionVerb.VERIFY.value
     ANNOUNCE = ActionVerb.ANNOUNCE.value
     STATUS = "status"
-    """The status document of one service, for the cache behind svcmon."""
+    """The status documents of some services, for the cache behind svcmon."""
     DECLARE = "declare"
     """Which services have an hb resource of type OpenHA on this node."""
 
@@ -51,12 +51,22 @@ class Work(enum.Enum):
 
 @dataclass(frozen=True)
 class Request:
-    """Do this; `svcname` is "" for `Work.DECLARE`. `limit_s` counts from the start of the work."""
+    """Do this; `svcname` is "" for `Work.DECLARE`. `limit_s` counts from the start of the work.
+
+    Args:
+        others: further services of a `Work.STATUS`, asked one after the other in one process.
+    """
 
     request_id: int
     work: Work
     svcname: str
     limit_s: float
+    others: Tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Return the name under which its output is logged."""
+        return f"{self.svcname} and {len(self.others)} more" if self.others else self.svcname
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,22 @@ class Printed:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """One service of a `Work.STATUS` was evaluated; others of the same request may follow.
+
+    Args:
+        document: its status; None when it could not be evaluated, for `reason` (one line).
+        age_s: seconds since the document was true.
+    """
+
+    request_id: int
+    svcname: str
+    document: Optional[Mapping[str, Any]] = None
+    reason: str = ""
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Warned:
     """The runner itself has something to log."""
 
@@ -128,7 +154,7 @@ class Finished:
     """The request has ended; see `core.events.ActionFinished` for the fields.
 
     Args:
-        document: the answer of `Work.STATUS` and `Work.DECLARE`, None for actions.
+        document: the answer of `Work.DECLARE`; after a start, the status of the service.
     """
 
     request_id: int
@@ -139,13 +165,18 @@ class Finished:
     document: Optional[Mapping[str, Any]] = None
 
 
-Message = Union[Request, Cancel, Ping, Ready, Unable, Pong, Began, Printed, Warned, Finished]
+Message = Union[Request, Cancel, Ping, Ready, Unable, Pong, Began, Printed, Evaluated, Warned, Finished]
 
 _CLASSES = {
     cls.__name__: cls
-    for cls in (Request, Cancel, Ping, Ready, Unable, Pong, Began, Printed, Warned, Finished)
+    for cls in (Request, Cancel, Ping, Ready, Unable, Pong, Began, Printed, Evaluated, Warned, Finished)
 }
-_ENUMS: Dict[str, Callable[[Any], Any]] = {"work": Work, "outcome": Outcome, "avail": Avail}
+_FROM_JSON: Dict[str, Callable[[Any], Any]] = {
+    "work": Work,
+    "outcome": Outcome,
+    "avail": Avail,
+    "others": tuple,
+}
 
 
 def encode(message: Message) -> bytes:
@@ -162,7 +193,10 @@ def decode(line: bytes) -> Message:
         fields = json.loads(line)
         cls = _CLASSES[fields.pop("message")]
         message: Message = cls(
-            **{name: _ENUMS[name](value) if name in _ENUMS else value for name, value in fields.items()}
+            **{
+                name: _FROM_JSON[name](value) if name in _FROM_JSON else value
+                for name, value in fields.items()
+            }
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a runner's message ({error}): {line[:80]!r}") from error

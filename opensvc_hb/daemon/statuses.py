@@ -1,8 +1,8 @@
 """Every service's status document, kept fresh in the background for svcmon.
 
 A check may be a process of seconds, and svcmon over many services must feel instant: so each
-service is evaluated once per interval, the services spread evenly over it, and at once after
-an action; whoever asks gets the last document with its age. What was evaluated while an
+service is evaluated once per interval, the services spread evenly over it in small groups, and
+at once after an action; whoever asks gets the last document with its age. What was evaluated while an
 action of the service ran, even in part, shows neither before nor after: it is thrown away.
 
 This module never decides anything: the monitor is told what each evaluation says of the
@@ -20,7 +20,20 @@ import queue
 import threading
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 from opensvc_hb.core.config import Service
 from opensvc_hb.core.states import Avail
@@ -29,11 +42,14 @@ from opensvc_hb.daemon.sessions import boottime
 
 DEFAULT_INTERVAL_S = 60.0
 PARALLEL = 2
+GROUP_MAX = 16
+AHEAD = 1 / 6
+"""This part of the interval a service may be evaluated early, in the company of others."""
 _FIRST_PASS_STEP_S = 1.0
 """The first evaluations come no further apart than this: a new daemon knows nothing yet."""
 
-AskStatus = Callable[[str, Callable[[StatusAnswer], None], float], None]
-"""`Runner.status`: svcname, callback, limit_s."""
+AskStatus = Callable[[Sequence[str], Callable[[StatusAnswer], None], float], None]
+"""`Runner.status`: svcnames, callback (called for each), limit_s."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +88,31 @@ def _anything_up(document: Mapping[str, Any]) -> bool:
 
 
 class StatusSchedule:
-    """Which service is evaluated when. Pure: times come as arguments, seconds of one clock.
+    """Which services are evaluated when, and which of them together.
+
+    Each evaluation is a process, and the services of a group share one: what is due soon is taken
+    along with what is due. What is due because an action has ended is not kept waiting by that,
+    and a service that may be why its group was not finished is asked alone.
+
+    Pure: times come as arguments, seconds of one clock.
 
     Args:
         interval_s: each service is evaluated once in this time.
-        parallel: how many evaluations may run at once.
+        parallel: how many groups may be evaluated at once.
+        group_max: services of one group.
     """
 
-    def __init__(self, interval_s: float, parallel: int = PARALLEL) -> None:
+    def __init__(self, interval_s: float, parallel: int = PARALLEL, group_max: int = GROUP_MAX) -> None:
         self._interval_s = interval_s
         self._parallel = parallel
+        self._group_max = group_max
         self._base = 0.0
         self._slots: Dict[str, float] = {}
         self._due: Dict[str, float] = {}
         self._running: Dict[str, float] = {}
+        self._groups: Dict[str, FrozenSet[str]] = {}
+        self._urgent: Set[str] = set()
+        self._alone: Set[str] = set()
         self._in_action: Set[str] = set()
         self._spoilt: Set[str] = set()
 
@@ -101,7 +128,8 @@ class StatusSchedule:
         first_step = min(_FIRST_PASS_STEP_S, step)
         soon = {name: now + number * first_step for number, name in enumerate(new)}
         self._due = {name: self._due.get(name, soon.get(name, now)) for name in names}
-        self._in_action &= set(names)
+        for some in (self._in_action, self._urgent, self._alone):
+            some &= set(names)
 
     def action_began(self, svcname: str) -> None:
         """An action runs: what is evaluated meanwhile says nothing."""
@@ -114,38 +142,75 @@ class StatusSchedule:
         if svcname in self._slots:
             self._in_action.discard(svcname)
             self._spoil(svcname)
-            self._due[svcname] = min(self._due[svcname], now)
+            self._hasten(svcname, now)
 
     def _spoil(self, svcname: str) -> None:
         if svcname in self._running:
             self._spoilt.add(svcname)
 
+    def _hasten(self, svcname: str, now: float) -> None:
+        self._urgent.add(svcname)
+        self._due[svcname] = min(self._due[svcname], now)
+
     def take_due(self, now: float) -> Tuple[str, ...]:
-        """Return the services to evaluate now, longest due first; they count as running."""
-        waiting = sorted((due, name) for name, due in self._due.items() if due <= now and self._is_free(name))
-        taken = tuple(name for _due, name in waiting[: max(0, self._parallel - len(self._running))])
+        """Return the services to evaluate now as one group, longest due first; they count as running.
+
+        Call it again until it returns none.
+        """
+        at = self.next_at()
+        if at is None or at > now:
+            return ()
+        waiting = sorted((due, name) for name, due in self._due.items() if self._is_free(name))
+        first = waiting[0][1]
+        taken = [first] if first in self._alone else self._group(waiting, now)
+        group = frozenset(taken)
         for name in taken:
             self._running[name] = now
-            self._due[name] = self._next_slot(name, now)
-        return taken
+            self._groups[name] = group
+            self._due[name] = self._next_slot(name, max(now, self._due[name]))
+            self._urgent.discard(name)
+        return tuple(taken)
 
-    def ended(self, svcname: str, now: float) -> Optional[float]:
-        """An evaluation ended: return when it began, or None when its result is to be thrown away."""
+    def _group(self, waiting: Sequence[Tuple[float, str]], now: float) -> List[str]:
+        urgent = waiting[0][1] in self._urgent
+        until = now if urgent else now + self._interval_s * AHEAD
+        fitting = [name for due, name in waiting if due <= until and name not in self._alone]
+        if urgent:
+            fitting = [name for name in fitting if name in self._urgent]
+        return fitting[: self._group_max]
+
+    def ended(self, svcname: str, now: float, again_alone: bool = False) -> Optional[float]:
+        """An evaluation ended: return when it began, or None when its result is to be thrown away.
+
+        Args:
+            svcname: whose.
+            now: seconds.
+            again_alone: it came to nothing, perhaps for another of its group: it is evaluated
+                next, alone.
+        """
         began = self._running.pop(svcname)
+        del self._groups[svcname]
         if svcname not in self._slots:
             self._spoilt.discard(svcname)
             return None
-        if svcname in self._spoilt:
+        if again_alone:
+            self._alone.add(svcname)
+        else:
+            self._alone.discard(svcname)
+        if svcname in self._spoilt or again_alone:
             self._spoilt.discard(svcname)
-            self._due[svcname] = min(self._due[svcname], now)
+            self._hasten(svcname, now)
             return None
         return began
 
     def next_at(self) -> Optional[float]:
         """Return when `take_due` has something to give, None when that depends on an event first."""
-        if len(self._running) >= self._parallel:
+        if self._is_full():
             return None
         return min((due for name, due in self._due.items() if self._is_free(name)), default=None)
+
+    def _is_full(self) -> bool:
+        return len(set(self._groups.values())) >= self._parallel
 
     def _is_free(self, svcname: str) -> bool:
         return svcname not in self._running and svcname not in self._in_action
@@ -199,7 +264,7 @@ class Statuses:
     """The status documents of this node's services.
 
     Args:
-        ask: asks for one document (`Runner.status`); must not block.
+        ask: asks for some documents (`Runner.status`); must not block.
         on_avail: told the hb name and what each evaluation says, on the statuses thread.
         log: gets one line when a service begins to be, or is no longer, impossible to evaluate.
         interval_s: `status_interval`.
@@ -292,8 +357,11 @@ class _StatusLoop:
 
     def _turn(self) -> bool:
         """Take what is due, wait for a command, obey it; False when it says to end."""
-        for svcname in self._schedule.take_due(self._clock()):
-            self._ask(svcname, self._commands.put, self._limit_s)
+        while True:
+            group = self._schedule.take_due(self._clock())
+            if not group:
+                break
+            self._ask(group, self._commands.put, self._limit_s)
         for command in self._wait():
             if isinstance(command, _Close):
                 return False
@@ -301,11 +369,15 @@ class _StatusLoop:
         return True
 
     def _wait(self) -> List[_Command]:
+        """Return the commands that wait, as soon as there is one or an evaluation is due."""
         at = self._schedule.next_at()
+        commands: List[_Command] = []
         try:
-            return [self._commands.get(timeout=None if at is None else max(0.0, at - self._clock()))]
+            commands.append(self._commands.get(timeout=None if at is None else max(0.0, at - self._clock())))
+            while True:
+                commands.append(self._commands.get_nowait())
         except queue.Empty:
-            return []
+            return commands
 
     def _obey(self, command: _Command) -> None:
         now = self._clock()
@@ -321,7 +393,8 @@ class _StatusLoop:
             self._take(command, now)
 
     def _take(self, answer: StatusAnswer, now: float) -> None:
-        began = self._schedule.ended(answer.svcname, now)
+        again = isinstance(answer, NotEvaluated) and answer.among_others
+        began = self._schedule.ended(answer.svcname, now, again)
         if began is None:
             return
         name = self._names[answer.svcname]
@@ -334,7 +407,7 @@ class _StatusLoop:
         if answer.svcname in self._failing:
             self._failing.discard(answer.svcname)
             self._log.info("%s is evaluated again", answer.svcname)
-        self._publish({**self.snapshot, answer.svcname: _Document(answer.document, began)})
+        self._publish({**self.snapshot, answer.svcname: _Document(answer.document, began - answer.age_s)})
         self._on_avail(name, avail_of(answer.document))
 
     def _publish(self, documents: Mapping[str, _Document]) -> None:

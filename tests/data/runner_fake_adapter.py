@@ -1,6 +1,7 @@
 """An agent for tests of the action runner: each service is a Python file that says what happens.
 
-`etc/opensvc/SVC.py` may define start(), stop(), announce(), avail(evaluate_apps), status();
+`etc/opensvc/SVC.py` may define start(), stop(), announce(), avail(evaluate_apps), status(),
+examine() (the document after a start);
 what it does not define succeeds, prints its name, and is up. `etc/opensvc/declare.py` may
 define declare().
 """
@@ -38,6 +39,10 @@ class FakeAdapter:
         behaviour = self._behaviour(svcname, "avail")
         return behaviour(evaluate_apps) if behaviour else "up"
 
+    def examine(self, svcname):
+        behaviour = self._behaviour(svcname, "examine")
+        return self.avail(svcname, True), behaviour() if behaviour else None
+
     def status(self, svcname):
         behaviour = self._behaviour(svcname, "status")
         return behaviour() if behaviour else {"avail": "up", "resources": {}}
@@ -46,5 +51,5 @@ class FakeAdapter:
         behaviour = self._behaviour("declare", "declare")
         services, errors = behaviour() if behaviour else ((), ())
         return SimpleNamespace(
-            services=[SimpleNamespace(**fields) for fields in services], errors=list(errors)
+            services=[SimpleNamespace(**{"holds": (), **fields}) for fields in services], errors=list(errors)
         )

@@ -235,6 +235,7 @@ while True: signal.pause()
 """
 
 
+@pytest.mark.slow
 def test_at_its_limit_the_whole_session_is_killed_whatever_it_ignores(world):
     """At the limit every process of the action is ended, one that ignores SIGTERM too."""
     world.service(
@@ -344,7 +345,7 @@ def test_a_bound_queues_actions_but_no_questions(world):
     world.held_pid("svc1")
     world.ask(runner, "svc2")
     waiting = world.ask(runner, "svc3")
-    runner.status("svc2", answers.put)
+    runner.status(["svc2"], answers.put)
     assert answers.get(timeout=DEADLINE_S) == StatusEvaluated("svc2", {"avail": "up", "resources": {}})
     runner.cancel(CancelAction(waiting.service, waiting.action_id))
     cancelled = world.finished()
@@ -470,19 +471,86 @@ def test_a_question_that_fails_is_answered_with_the_reason(world):
     )
     answers = queue.Queue()
     runner = world.runner()
-    runner.status("svc1", answers.put)
+    runner.status(["svc1"], answers.put)
     assert answers.get(timeout=DEADLINE_S) == NotEvaluated("svc1", "KeyError: 'fs#1'")
-    runner.status("svc2", answers.put, limit_s=0.2)
+    runner.status(["svc2"], answers.put, limit_s=0.2)
     assert answers.get(timeout=DEADLINE_S) == NotEvaluated("svc2", "its time limit of 0.2 s passed")
-    runner.status("svc3", answers.put)
+    runner.status(["svc3"], answers.put)
     assert answers.get(timeout=DEADLINE_S) == NotEvaluated("svc3", "svc3.env:7: fs#1.dev: must be set")
+
+
+def test_services_asked_together_are_answered_one_by_one(world):
+    """One that breaks down spares the others; what the time limit left over is told as such."""
+    world.service("svc2", "def status(): raise KeyError('fs#1')\n")
+    world.service("svc4", "def status(): import signal; signal.pause()\n")
+    answers = queue.Queue()
+    world.runner().status(["svc1", "svc2", "svc3", "svc4", "svc5"], answers.put, limit_s=2.0)
+    well = {"avail": "up", "resources": {}}
+    late = "its time limit of 2 s passed"
+    assert [answers.get(timeout=DEADLINE_S) for _ in range(5)] == [
+        StatusEvaluated("svc1", well),
+        NotEvaluated("svc2", "KeyError: 'fs#1'"),
+        StatusEvaluated("svc3", well),
+        NotEvaluated("svc4", late, among_others=True),
+        NotEvaluated("svc5", late, among_others=True),
+    ]
+
+
+def test_what_a_start_found_answers_the_next_question_once(world):
+    """The status document that came with a start needs no process of its own; an older one is dropped."""
+    world.service(
+        "svc1",
+        "def examine(): return {'avail': 'up', 'by': 'start'}\n"
+        "def status(): return {'avail': 'up', 'by': 'status'}\n",
+    )
+    answers = queue.Queue()
+    runner = world.runner()
+    world.ask(runner, "svc1")
+    assert world.finished().outcome is Outcome.DONE
+    runner.status(["svc1", "svc2"], answers.put)
+    first = answers.get(timeout=DEADLINE_S)
+    assert first.document["by"] == "start"
+    assert 0.0 <= first.age_s < DEADLINE_S
+    assert answers.get(timeout=DEADLINE_S).svcname == "svc2"
+    runner.status(["svc1"], answers.put)
+    assert answers.get(timeout=DEADLINE_S).document["by"] == "status"
+    world.ask(runner, "svc1")
+    assert world.finished().outcome is Outcome.DONE
+    world.ask(runner, "svc1", ActionVerb.STOP)
+    assert world.finished().outcome is Outcome.DONE
+    runner.status(["svc1"], answers.put)
+    assert answers.get(timeout=DEADLINE_S).document["by"] == "status"
+
+
+def test_an_action_whose_process_cannot_end_is_answered_when_all_is_done(world):
+    """A thread that hangs in the kernel keeps the process, not the answer; it is reaped when it ends."""
+    world.service(
+        "svc1",
+        "def avail(evaluate_apps):\n"
+        "    import os, pathlib, signal, threading\n"
+        "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "    os._exit = lambda status: signal.pause()\n"
+        "    (pathlib.Path(HERE) / 'svc1.pid').write_text(str(os.getpid()))\n"
+        "    return 'unknown'\n",
+    )
+    runner = world.runner()
+    world.ask(runner, "svc1")
+    finished = world.finished()
+    assert (finished.outcome, finished.avail) == (Outcome.DONE, Avail.UNKNOWN)
+    pid = world.held_pid("svc1")
+    assert not is_gone(pid)
+    world.service("svc1", "")
+    world.ask(runner, "svc1", ActionVerb.VERIFY)
+    assert world.finished().avail is Avail.UP
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: look_at(pid) is None, "the child to be reaped")
 
 
 def test_a_large_document_arrives_whole(world):
     """A document larger than any pipe or socket buffer arrives whole."""
     world.service("svc1", "def status(): return {'avail': 'up', 'log': 'x' * 3000000}\n")
     answers = queue.Queue()
-    world.runner().status("svc1", answers.put)
+    world.runner().status(["svc1"], answers.put)
     assert len(answers.get(timeout=DEADLINE_S).document["log"]) == 3000000
 
 
@@ -537,6 +605,7 @@ def test_an_agent_that_cannot_be_loaded_fails_actions_with_the_reason(world):
     assert "cannot load the agent: AttributeError" in finished.detail
 
 
+@pytest.mark.slow
 def test_a_runner_that_cannot_even_be_started_fails_actions(world):
     """A missing interpreter is a reason like any other."""
     world.ask(world.runner(argv=["/nonexistent/python"]), "svc1")

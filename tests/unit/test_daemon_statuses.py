@@ -16,22 +16,23 @@ DEADLINE_S = 30.0
 
 
 def play(schedule, until, took=0.0, now=0.0):
-    """Evaluate what is due, each taking `took` seconds, one at a time; return (moment, service) pairs."""
+    """Evaluate what is due, each service taking `took` seconds; return (moment, group) pairs."""
     done = []
     while True:
         at = schedule.next_at()
         if at is None or at > until:
             return done
         now = max(now, at)
-        for name in schedule.take_due(now):
-            done.append((now, name))
+        group = schedule.take_due(now)
+        done.append((now, " ".join(group)))
+        for name in group:
             now += took
             schedule.ended(name, now)
 
 
 def test_each_service_is_evaluated_once_per_interval_evenly_spread():
     """After a quick first pass, evaluations of N services come an N-th of the interval apart."""
-    schedule = StatusSchedule(60.0)
+    schedule = StatusSchedule(60.0, group_max=1)
     schedule.set_services(["a", "b", "c", "d"], 0.0)
     done = play(schedule, until=179.0)
     assert done[:4] == [(0.0, "a"), (1.0, "b"), (2.0, "c"), (3.0, "d")]
@@ -42,20 +43,35 @@ def test_each_service_is_evaluated_once_per_interval_evenly_spread():
     ]  # fmt: skip
 
 
+def test_services_that_are_due_soon_are_taken_along():
+    """A group shares one process; each of its services still has one turn in each interval."""
+    schedule = StatusSchedule(60.0, group_max=4)
+    schedule.set_services([f"{number:02}" for number in range(30)], 0.0)
+    play(schedule, until=59.9)
+    done = play(schedule, until=659.9)
+    names = " ".join(names for _moment, names in done).split()
+    assert {name: names.count(name) for name in names} == {f"{number:02}": 10 for number in range(30)}
+    assert max(len(group.split()) for _moment, group in done) == 4
+    assert len(done) <= 10 * 30 / 4 + 1
+
+
 def test_no_more_run_at_once_than_allowed():
-    """A thousand services due at once are taken two by two."""
-    schedule = StatusSchedule(60.0, parallel=2)
+    """A thousand services due at once are taken in two groups; the next when one of them is done."""
+    schedule = StatusSchedule(60.0, parallel=2, group_max=2)
     schedule.set_services([f"svc{n:03}" for n in range(1000)], 0.0)
     assert schedule.take_due(60.0) == ("svc000", "svc001")
+    assert schedule.take_due(60.0) == ("svc002", "svc003")
     assert schedule.take_due(60.0) == ()
     assert schedule.next_at() is None
     schedule.ended("svc000", 61.0)
-    assert schedule.take_due(61.0) == ("svc002",)
+    assert schedule.take_due(61.0) == ()
+    schedule.ended("svc001", 61.0)
+    assert schedule.take_due(61.0) == ("svc004", "svc005")
 
 
 def test_what_is_late_is_not_made_up_for():
     """When evaluations take longer than the interval, each service still has its turn."""
-    schedule = StatusSchedule(10.0, parallel=1)
+    schedule = StatusSchedule(10.0, parallel=1, group_max=1)
     schedule.set_services(["a", "b", "c"], 0.0)
     names = [name for _moment, name in play(schedule, until=200.0, took=7.0)]
     assert {name: names.count(name) for name in "abc"} == pytest.approx({"a": 10, "b": 10, "c": 10}, abs=2)
@@ -74,6 +90,31 @@ def test_an_action_brings_an_evaluation_at_once_and_none_meanwhile():
     assert schedule.take_due(200.0) == ("b",)
 
 
+def test_what_an_action_has_changed_waits_for_no_company():
+    """Services whose actions have ended are evaluated together, and not behind others."""
+    schedule = StatusSchedule(60.0)
+    schedule.set_services([f"{number:02}" for number in range(60)], 0.0)
+    play(schedule, until=59.0)
+    for name in ("07", "40"):
+        schedule.action_began(name)
+        schedule.action_ended(name, 59.5)
+    assert schedule.take_due(59.5) == ("07", "40")
+
+
+def test_a_service_that_may_have_spoilt_its_group_is_asked_alone():
+    """One that was not reached is evaluated at once, alone; after that in company again."""
+    schedule = StatusSchedule(60.0)
+    schedule.set_services(["a", "b", "c"], 0.0)
+    assert schedule.take_due(2.0) == ("a", "b", "c")
+    assert schedule.ended("a", 3.0) == 2.0
+    assert schedule.ended("b", 30.0, again_alone=True) is None
+    assert schedule.ended("c", 30.0, again_alone=True) is None
+    assert schedule.take_due(30.0) == ("b",)
+    assert schedule.take_due(30.0) == ("c",)
+    assert (schedule.ended("b", 60.0), schedule.ended("c", 31.0)) == (30.0, 30.0)
+    assert sorted(schedule.take_due(125.0)) == ["a", "b", "c"]
+
+
 def test_an_evaluation_that_an_action_overlapped_is_thrown_away():
     """Its result shows neither before nor after; the service is evaluated anew."""
     schedule = StatusSchedule(60.0)
@@ -88,14 +129,15 @@ def test_an_evaluation_that_an_action_overlapped_is_thrown_away():
 
 def test_services_come_and_go():
     """A removed service is forgotten, also while it is evaluated; a new one comes soon."""
-    schedule = StatusSchedule(60.0)
-    schedule.set_services(["a", "b"], 0.0)
+    schedule = StatusSchedule(60.0, group_max=2)
+    schedule.set_services(["a"], 0.0)
     assert schedule.take_due(0.0) == ("a",)
     schedule.set_services(["b", "c"], 1.0)
     assert schedule.ended("a", 2.0) is None
     assert schedule.take_due(2.0) == ("b", "c")
     schedule.set_services([], 3.0)
     schedule.ended("b", 3.0)
+    schedule.ended("c", 3.0)
     assert schedule.next_at() is None
 
 
@@ -134,7 +176,7 @@ class Bench:
         self.questions = queue.Queue()
         self.reports = queue.Queue()
         self.statuses = Statuses(
-            lambda svcname, callback, limit_s: self.questions.put((svcname, callback, limit_s)),
+            lambda svcnames, callback, limit_s: self.questions.put((svcnames, callback, limit_s)),
             lambda name, avail: self.reports.put((name, avail, threading.current_thread().name)),
             logging.getLogger("test.statuses"),
             clock=lambda: self.now_s,
@@ -142,9 +184,9 @@ class Bench:
         )
         self.statuses.start()
 
-    def next_question(self, svcname):
+    def next_question(self, *svcnames):
         asked, callback, limit_s = self.questions.get(timeout=DEADLINE_S)
-        assert (asked, limit_s) == (svcname, 30.0)
+        assert (asked, limit_s) == (svcnames, 30.0)
         return callback
 
     def next_report(self):
@@ -205,11 +247,9 @@ def test_a_service_that_cannot_be_evaluated_is_unknown_and_keeps_its_old_documen
 def test_a_forgotten_service_is_no_longer_served(bench):
     """A service that left the configuration has no document, and its late answer is ignored."""
     bench.statuses.set_services(services("svc1", "svc2"))
-    bench.next_question("svc1")(StatusEvaluated("svc1", {"avail": "up"}))
+    late = bench.next_question("svc1", "svc2")
+    late(StatusEvaluated("svc1", {"avail": "up"}))
     assert bench.next_report() == ("hb-svc1", Avail.UP)
-    bench.now_s += 1.0
-    bench.statuses.action_ended("svc2")  # wakes the thread to look at its clock
-    late = bench.next_question("svc2")
     bench.statuses.set_services(services("svc3"))
     late(StatusEvaluated("svc2", {"avail": "up"}))
     bench.next_question("svc3")(StatusEvaluated("svc3", {"avail": "down"}))
@@ -217,13 +257,34 @@ def test_a_forgotten_service_is_no_longer_served(bench):
     assert list(bench.statuses.fresh()) == ["svc3"]
 
 
+def test_a_document_that_came_with_a_start_is_as_old_as_that(bench):
+    """What the runner knew already is aged from the moment at which it was true."""
+    bench.statuses.set_services(services("svc1"))
+    bench.next_question("svc1")(StatusEvaluated("svc1", {"avail": "up"}, age_s=3.0))
+    assert bench.next_report() == ("hb-svc1", Avail.UP)
+    assert bench.statuses.fresh()["svc1"].age_s == 3.0
+
+
+def test_a_service_without_an_answer_among_others_is_asked_alone(bench, caplog):
+    """Nobody is told that it is unknown before it was asked alone."""
+    bench.statuses.set_services(services("svc1", "svc2"))
+    callback = bench.next_question("svc1", "svc2")
+    callback(StatusEvaluated("svc1", {"avail": "up"}))
+    assert bench.next_report() == ("hb-svc1", Avail.UP)
+    callback(NotEvaluated("svc2", "its time limit of 30 s passed", among_others=True))
+    bench.next_question("svc2")(StatusEvaluated("svc2", {"avail": "down"}))
+    assert bench.next_report() == ("hb-svc2", Avail.DOWN)
+    assert not caplog.records
+
+
 def test_the_thread_wakes_by_itself_when_an_evaluation_is_due():
     """With a real clock a service is evaluated again and again, without being asked."""
     count = threading.Semaphore(0)
 
-    def ask(svcname, callback, limit_s):
+    def ask(svcnames, callback, limit_s):
+        assert svcnames == ("svc1",)
         count.release()
-        callback(StatusEvaluated(svcname, {"avail": "up"}))
+        callback(StatusEvaluated("svc1", {"avail": "up"}))
 
     statuses = Statuses(ask, lambda *_: None, logging.getLogger("test.statuses"), interval_s=0.05)
     statuses.start()

@@ -20,7 +20,7 @@ import subprocess
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple, Union
+from typing import Dict, Mapping, Optional, Tuple, Union
 
 from opensvc_hb.agent.resource import (
     ActionError,
@@ -30,6 +30,8 @@ from opensvc_hb.agent.resource import (
     Status,
     integer,
 )
+
+from ._descendants import end_with_descendants
 
 LOG_ROOM_BYTES = 65536
 """Free space below which a script's output is thrown away rather than written."""
@@ -69,6 +71,7 @@ class SimpleApp(Resource):
     group = "app"
     type_name = "app"
     sections = ("app",)
+    tells_activation = True
     keywords = (
         Keyword(
             "script",
@@ -211,8 +214,12 @@ class SimpleApp(Resource):
         has no room: an open succeeds on a full disk, the first write does not.
         """
         try:
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            room = os.statvfs(self.log_path.parent)
+            folder = self.log_path.parent
+            try:
+                room = os.statvfs(folder)
+            except FileNotFoundError:
+                folder.mkdir(parents=True, exist_ok=True)
+                room = os.statvfs(folder)
             if room.f_bfree * room.f_frsize >= LOG_ROOM_BYTES:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
                 return os.open(self.log_path, flags, 0o644), self.log_path
@@ -251,7 +258,7 @@ class SimpleApp(Resource):
                 raise ActionError(f"script {path} is not executable") from error
             raise ActionError(f"script {path}: {error.strerror}") from error
         if not _ended_within(process.pid, limit_s):
-            _kill_with_descendants(process.pid)
+            end_with_descendants(process.pid, TERM_GRACE_S)
             process.poll()  # reaps it if it ended; one in an uninterruptible sleep is not waited for
             raise ScriptTimedOutError(f"{path} {verb} timed out after {limit_s:g} s")
         return process.wait()
@@ -275,23 +282,3 @@ def _ended_within(pid: int, limit_s: Optional[float]) -> bool:
         return bool(poll.poll(None if limit_s is None else limit_s * 1000))
     finally:
         os.close(descriptor)
-
-
-def _kill_with_descendants(pid: int) -> None:
-    import psutil
-
-    doomed: List[psutil.Process] = []
-    try:
-        script = psutil.Process(pid)
-        doomed = [script, *script.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for send in (psutil.Process.terminate, psutil.Process.kill):
-        for process in doomed:
-            try:
-                send(process)
-            except psutil.NoSuchProcess:
-                continue  # it ended by itself meanwhile
-        _, doomed = psutil.wait_procs(doomed, timeout=TERM_GRACE_S)
-        if not doomed:
-            return

@@ -6,9 +6,9 @@ Up while some loop device is bound to the file, read from sysfs without opening 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Tuple
 
-from opensvc_hb.agent.resource import ActionError, Keyword, Resource, Status
+from opensvc_hb.agent.resource import ActionError, Holding, HoldingKind, Keyword, Resource, Status
 
 from .._commands import must
 from .._loop_devices import devices_of
@@ -57,6 +57,10 @@ class DiskLoop(Resource):
     def status(self) -> Status:
         """Look for a loop device bound to the file."""
         return Status.UP if devices_of(self.file, self.sys_path) else Status.DOWN
+
+    def holds(self) -> Tuple[Holding, ...]:
+        """The file, as its loop device names it."""
+        return (Holding(HoldingKind.LOOP_FILE, self.file),)
 
     def start(self) -> None:
         """Bind the first free loop device to the file."""

@@ -17,12 +17,19 @@ import time
 from pathlib import Path
 from typing import ClassVar, List, Optional, Sequence, Tuple
 
-from opensvc_hb.agent.resource import ActionError, Keyword, Resource, Status
+from opensvc_hb.agent.resource import ActionError, Holding, HoldingKind, Keyword, Resource, Status
 
 from .._commands import attempt, must
 from .._loop_devices import is_backed_by
 from ._holders import end_holders, find_holders, named
-from ._mounts import Mount, mounts_at, mounts_below, parse_mountinfo
+from ._mounts import (
+    Mount,
+    mount_points_of,
+    mounts_at,
+    mounts_below,
+    on_root_file_system,
+    parse_mountinfo,
+)
 
 MOUNT_TIMEOUT_S = 300.0
 """A mount may replay a journal, an unmount may have much to write back."""
@@ -131,6 +138,18 @@ class FileSystem(Resource):
             self.say("fs is not writable")
             return Status.WARN
         return Status.UP
+
+    def holds(self) -> Tuple[Holding, ...]:
+        """The mount point, and what its kernel's name is where a parent of it is a symbolic link.
+
+        Links are followed on the root file system only: another one may hang.
+        """
+        names = [self.mnt]
+        parent, name = os.path.split(self.mnt)
+        if on_root_file_system(mount_points_of(self.proc_path, os.getpid()), parent):
+            resolved = os.path.join(os.path.realpath(parent), name)  # noqa: PTH118 - text, never looked at
+            names += [resolved] if resolved != self.mnt else []
+        return tuple(Holding(HoldingKind.MOUNT_POINT, name) for name in names)
 
     def start(self) -> None:
         """Check the device, make the mount point, check the file system, mount it."""

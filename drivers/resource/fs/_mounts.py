@@ -8,9 +8,11 @@ Source: proc(5), /proc/pid/mountinfo.
 
 from __future__ import annotations
 
+import functools
 import os.path
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import FrozenSet, Optional, Sequence, Tuple
 
 READ_ONLY_WORDS = frozenset({"ro", "shutdown", "emergency_ro"})
@@ -103,6 +105,22 @@ def location(mounts: Sequence[Mount], path: str) -> Optional[Tuple[str, str]]:
     seen = [m for m in containing if len(m.mount_point) == longest][-1]
     inside = path[len(seen.mount_point.rstrip("/")) :].lstrip("/")
     return seen.device, f"{seen.root.rstrip('/')}/{inside}".rstrip("/") or "/"
+
+
+def on_root_file_system(mount_points: FrozenSet[str], path: str) -> bool:
+    """Tell whether an absolute path leads nowhere but to the root file system, as written."""
+    while path != "/":
+        if path in mount_points:
+            return False
+        path = os.path.dirname(path)  # noqa: PTH120 - text, never looked at
+    return True
+
+
+@functools.lru_cache(maxsize=1)
+def mount_points_of(proc_path: Path, _pid: int) -> FrozenSet[str]:
+    """Return every mount point, read once by a process: one that reads a thousand sections is short."""
+    text = (proc_path / "self/mountinfo").read_text(errors="surrogateescape")
+    return frozenset(mount.mount_point for mount in parse_mountinfo(text))
 
 
 def _unescaped(field: str) -> str:

@@ -1,6 +1,6 @@
 """The kernel's interfaces and addresses, and what the network answers: all I/O of the ip driver.
 
-Netlink through pyroute2, imported when first used; probes and announcements through raw
+Interfaces and addresses through rtnetlink (`_netlink`); probes and announcements through raw
 sockets. `KernelNetwork` is what a unit test replaces.
 """
 
@@ -18,6 +18,7 @@ from typing import Optional, Tuple, Union
 
 from opensvc_hb.agent.resource import ActionError
 
+from . import _netlink
 from ._frames import (
     ETHERTYPE_ARP,
     Address,
@@ -99,31 +100,28 @@ class KernelNetwork:
 
     def read(self) -> Snapshot:
         """Read interfaces and addresses."""
-        from pyroute2 import IPRoute
-
-        with IPRoute() as netlink:
-            interfaces = tuple(
-                Interface(
-                    index=link["index"],
-                    name=link.get_attr("IFLA_IFNAME"),
-                    is_up=bool(link["flags"] & IFF_UP),
-                    is_loopback=bool(link["flags"] & IFF_LOOPBACK),
-                    has_arp=link["ifi_type"] == ARPHRD_ETHER and not link["flags"] & IFF_NOARP,
-                    mac=bytes.fromhex((link.get_attr("IFLA_ADDRESS") or "").replace(":", "")),
-                )
-                for link in netlink.get_links()
+        interfaces = tuple(
+            Interface(
+                index=index,
+                name=known.get(_netlink.IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+                is_up=bool(flags & IFF_UP),
+                is_loopback=bool(flags & IFF_LOOPBACK),
+                has_arp=kind == ARPHRD_ETHER and not flags & IFF_NOARP,
+                mac=known.get(_netlink.IFLA_ADDRESS, b""),
             )
-            names = {interface.index: interface.name for interface in interfaces}
-            addresses = tuple(
-                InterfaceAddress(
-                    interface=names.get(held["index"], ""),
-                    address=ipaddress.ip_address(held.get_attr("IFA_LOCAL") or held.get_attr("IFA_ADDRESS")),
-                    prefix_length=held["prefixlen"],
-                    is_secondary=bool(held["flags"] & IFA_F_SECONDARY),
-                )
-                for held in netlink.get_addr()
-                if held["family"] in (socket.AF_INET, socket.AF_INET6)
+            for index, flags, kind, known in _netlink.links()
+        )
+        names = {interface.index: interface.name for interface in interfaces}
+        addresses = tuple(
+            InterfaceAddress(
+                interface=names.get(index, ""),
+                address=ipaddress.ip_address(known.get(_netlink.IFA_LOCAL) or known[_netlink.IFA_ADDRESS]),
+                prefix_length=length,
+                is_secondary=bool(flags & IFA_F_SECONDARY),
             )
+            for family, index, length, flags, known in _netlink.addresses()
+            if family in (socket.AF_INET, socket.AF_INET6)
+        )
         return Snapshot(interfaces, addresses)
 
     def add(self, interface: Interface, address: Address, prefix_length: int) -> None:
@@ -207,18 +205,17 @@ class KernelNetwork:
 
     @staticmethod
     def _change(verb: str, interface: Interface, address: Address, prefix_length: int, accepted: int) -> None:
-        from pyroute2 import IPRoute, NetlinkError
-
-        words = {"index": interface.index, "address": str(address), "prefixlen": prefix_length}
-        if address.version == 6 and verb == "add":
-            words["flags"] = IFA_F_NODAD
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         try:
-            with IPRoute() as netlink:
-                netlink.addr(verb, **words)
-        except NetlinkError as error:
-            if error.code != accepted:
+            if verb == "add":
+                flags = IFA_F_NODAD if address.version == 6 else 0
+                _netlink.add_address(interface.index, family, address.packed, prefix_length, flags)
+            else:
+                _netlink.delete_address(interface.index, family, address.packed, prefix_length)
+        except OSError as error:
+            if error.errno != accepted:
                 line = f"ip addr {verb} {address}/{prefix_length} dev {interface.name}"
-                raise ActionError(f"{line} failed: {os.strerror(error.code)}") from error
+                raise ActionError(f"{line} failed: {error.strerror}") from error
 
     @staticmethod
     def _arp_socket(

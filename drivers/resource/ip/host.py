@@ -9,9 +9,18 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from typing import Any, List, Mapping, Optional
+from pathlib import Path
+from typing import Any, ClassVar, List, Mapping, Optional, Tuple
 
-from opensvc_hb.agent.resource import ActionError, Keyword, Resource, ResourceContext, Status
+from opensvc_hb.agent.resource import (
+    ActionError,
+    Holding,
+    HoldingKind,
+    Keyword,
+    Resource,
+    ResourceContext,
+    Status,
+)
 
 from ._frames import Address, mac_text
 from ._network import Interface, InterfaceAddress, KernelNetwork, Snapshot, subnet_of
@@ -89,6 +98,8 @@ class IpHost(Resource):
         ),
     )
 
+    hosts_path: ClassVar[Path] = Path("/etc/hosts")
+
     def __init__(self, rid: str, options: Mapping[str, Any], context: ResourceContext) -> None:
         super().__init__(rid, options, context)
         self.network = self.open_network()
@@ -111,6 +122,13 @@ class IpHost(Resource):
             self.say(self._unresolved)
             return Status.WARN
         return Status.UP if self.network.read().holding(address) else Status.DOWN
+
+    def holds(self) -> Tuple[Holding, ...]:
+        """The address; of a name, those that /etc/hosts has: no name server is asked here."""
+        name = str(self.options["ipname"])
+        literal = _parsed(name)
+        found = [literal] if literal is not None else hosts_of(name, self.hosts_path)
+        return tuple(Holding(HoldingKind.ADDRESS, str(address)) for address in found)
 
     def may_start(self) -> Optional[str]:
         """Veto a start while another host answers for the address."""
@@ -278,6 +296,17 @@ class IpHost(Resource):
             self.network.promote_secondaries(interface)
         self.context.info(f"ip addr del {place.address}/{place.prefix_length} dev {interface.name}")
         self.network.delete(interface, place.address, place.prefix_length)
+
+
+def hosts_of(name: str, path: Path) -> List[Address]:
+    """Return the addresses that a hosts(5) file gives a name, in its order."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = [line.partition("#")[0].split() for line in lines]
+    found = [_parsed(row[0]) for row in rows if name.lower() in (word.lower() for word in row[1:])]
+    return [address for address in found if address is not None]
 
 
 def _now() -> float:
