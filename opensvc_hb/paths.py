@@ -55,6 +55,16 @@ class Root:
         """Held, by flock, by the one daemon of this root."""
         return self.run / "hb.lock"
 
+    @property
+    def guardian_socket(self) -> Path:
+        """Where the daemon gives the guardian its orders."""
+        return self.run / "guardian.sock"
+
+    @property
+    def guardian_lock(self) -> Path:
+        """Held, by flock, by the one guardian of this root; its pid is in it."""
+        return self.run / "guardian.lock"
+
 
 def root(environment: Optional[Mapping[str, str]] = None) -> Root:
     """Return the root that the environment names (default: the process's own)."""

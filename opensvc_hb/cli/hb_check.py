@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Tuple
 
-from opensvc_hb.daemon.configuration import left_out, read_cluster_files
+from opensvc_hb.daemon.configuration import compose, left_out, read_cluster_files
+from opensvc_hb.daemon.report import guard_notes
 from opensvc_hb.errors import ConfigurationErrors
 from opensvc_hb.paths import Root
 
@@ -43,11 +44,7 @@ def check_files(place: Root, node: str, with_machine: bool) -> Findings:
 
         services = tuple(Service(d.name, d.svcname, tuple(d.nodes)) for d in declared.services)
         errors.extend(left_out(files, services))
-        if len(files.nodes) > 1:
-            notes.append(
-                "no guard: if every link is cut while both nodes live, both start the services "
-                "(split brain); keep the links on separate paths, or set takeover = ask"
-            )
+        notes.extend(guard_notes(compose(node, files, services)))
     links = len(files.links) if files else 0
     count = len(declared.services)
     services_text = "1 service" if count == 1 else f"{count} services"

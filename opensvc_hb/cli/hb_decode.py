@@ -7,11 +7,13 @@ cluster's key at hand the content is opened and shown too.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from opensvc_hb.errors import HbError
 from opensvc_hb.links import keyring as keys
-from opensvc_hb.links.codec_native import Rejected, open_captured, read_clear_header
+from opensvc_hb.links.codec_native import ClearHeader, Rejected, open_captured, read_clear_header
+from opensvc_hb.links.keyring import Keyring
+from opensvc_hb.links.lease_block import LeaseSeal, NoLease, read_clear_lease
 from opensvc_hb.links.slot import SLOT_BYTES, SlotBeat, decode_slot
 
 
@@ -22,6 +24,10 @@ class CannotDecode(HbError):
 def decode_file(path: Path, key_path: Path) -> Dict[str, Any]:
     """Return what a file with one captured beat or slot says.
 
+    Args:
+        path: the file.
+        key_path: the cluster's key file, which need not be there.
+
     Raises:
         CannotDecode: it is neither, with the reason.
     """
@@ -29,15 +35,15 @@ def decode_file(path: Path, key_path: Path) -> Dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise CannotDecode(f"{path}: cannot be read: {error.strerror}") from error
-    kind = "beat"
-    if len(data) >= SLOT_BYTES and isinstance(slot := decode_slot(data[:SLOT_BYTES], None), SlotBeat):
-        kind, data = "slot", slot.datagram
+    slot = decode_slot(data[:SLOT_BYTES], None)
+    if isinstance(slot, SlotBeat):
+        data = slot.datagram
     header = read_clear_header(data)
     if isinstance(header, Rejected):
         raise CannotDecode(f"{path}: {len(data)} bytes, not a native beat or slot: {header.text}")
     document: Dict[str, Any] = {
         "file": str(path),
-        "kind": kind,
+        "kind": "slot" if isinstance(slot, SlotBeat) else "beat",
         "codec": "native",
         "bytes": len(data),
         "node": header.sender,
@@ -48,10 +54,13 @@ def decode_file(path: Path, key_path: Path) -> Dict[str, Any]:
         "counter": header.counter,
         "opened": False,
     }
-    if not key_path.exists():
+    keyring = keys.read(key_path) if key_path.exists() else None
+    if isinstance(slot, SlotBeat):
+        document["lease"] = _lease(slot, header, keyring)
+    if keyring is None:
         document["sealed"] = f"no key at {key_path}: only what stands in clear is shown"
         return document
-    beat = open_captured(data, keys.read(key_path))
+    beat = open_captured(data, keyring)
     if isinstance(beat, Rejected):
         document["sealed"] = beat.text
         return document
@@ -75,6 +84,40 @@ def decode_file(path: Path, key_path: Path) -> Dict[str, Any]:
     return document
 
 
+def _lease(slot: SlotBeat, header: ClearHeader, keyring: Optional[Keyring]) -> Dict[str, Any]:
+    """Return what the slot's lease block says; `problem` is why it says nothing, or is not to be believed."""
+    clear = read_clear_lease(slot.lease)
+    if isinstance(clear, NoLease):
+        return {"problem": clear.reason}
+    block = clear.block
+    document = {
+        "node": block.node,
+        "incarnation": block.incarnation,
+        "sequence": block.sequence,
+        "writes": block.writes,
+        "longest_timeout_s": block.longest_timeout_s,
+        "claims": block.claims,
+        "problem": "",
+    }
+    if keyring is None:
+        document["problem"] = "not checked, for want of the key"
+    else:
+        checked = LeaseSeal(keyring, header.sender, header.link_tag).decode(slot.lease, slot.datagram)
+        if isinstance(checked, NoLease):
+            document["problem"] = checked.reason
+    return document
+
+
+def _lease_line(lease: Dict[str, Any]) -> str:
+    if "node" not in lease:
+        return f"lease none: {lease['problem']}"
+    line = f"lease of {lease['node']!a}, "
+    line += f"claims that of {lease['claims']!a}, " if lease["claims"] else "claims nothing, "
+    line += f"longest timeout {lease['longest_timeout_s']:g} s, incarnation {lease['incarnation']}, "
+    line += f"sequence {lease['sequence']}, write {lease['writes']}"
+    return line + (f" ({lease['problem']})" if lease["problem"] else "")
+
+
 def decoded_text(document: Dict[str, Any]) -> str:
     """Return the document as lines of `name value`."""
     lines = []
@@ -87,6 +130,8 @@ def decoded_text(document: Dict[str, Any]) -> str:
                 f"sequence {h['sequence']}"
                 for h in value
             ]
+        elif name == "lease":
+            lines.append(_lease_line(value))
         elif value is not None:
             lines.append(f"{name} {value}")
     return "\n".join(lines) + "\n"

@@ -124,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     add("check", _check, "check the configuration and what this machine makes of it")
     decode = add("decode", _decode, "show what a captured beat or disk slot says")
     decode.add_argument("file", type=Path, metavar="FILE")
+    simulation = add("simulate", _simulate, "try the rules on made-up clusters in which things go wrong")
+    simulation.add_argument("--seed", type=_count, default=1, metavar="N", help="same seed, same trace")
+    simulation.add_argument(
+        "--steps", type=_count, default=20_000, metavar="N", help="events given to a node (20000)"
+    )
+    profiles = ("quiet", "lossy", "partition", "disk", "chaos")
+    simulation.add_argument("--faults", choices=profiles, default="chaos", help="what goes wrong (chaos)")
+    simulation.add_argument("--save", type=Path, metavar="FILE", help="write a failing schedule there")
     keygen = add("keygen", _keygen, "make the cluster's key, or take the next step of its rotation")
     keygen.add_argument("--rotate", action="store_true", help="add a new key, then use it, then drop the old")
     keygen.add_argument("--force", action="store_true", help="rotate although a node may have missed a step")
@@ -309,6 +317,19 @@ def _decode(options: argparse.Namespace, place: Root) -> ExitCode:
     else:
         print(decoded_text(document), end="")
     return ExitCode.DONE
+
+
+def _simulate(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli.hb_simulate import simulate, simulated_text
+    from opensvc_hb.sim.faults import Profile
+
+    tell = None if options.format == "json" else lambda text: print(text, file=sys.stderr)
+    document = simulate(Profile(options.faults), options.seed, options.steps, options.save, tell)
+    if options.format == "json":
+        _print_json(document)
+    else:
+        print(simulated_text(document), end="")
+    return ExitCode.DONE if document["ok"] else ExitCode.FAILED
 
 
 def _keygen(options: argparse.Namespace, place: Root) -> ExitCode:

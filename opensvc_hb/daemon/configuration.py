@@ -9,18 +9,22 @@ Runs in: main thread until the daemon runs, then the configuration thread.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import queue
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
-from opensvc_hb.core.config import Config, Link, Service
+from opensvc_hb.core.config import Config, LeasePolicy, Link, Service
 from opensvc_hb.core.events import ConfigurationChanged
 from opensvc_hb.daemon.inbox import Inbox, Reconfigured
 from opensvc_hb.daemon.runner import DeclareAnswer, Declared, NotEvaluated, Runner
 from opensvc_hb.daemon.settings import Settings, read_settings
 from opensvc_hb.errors import ConfigurationError, ConfigurationErrors, HbError
+from opensvc_hb.held import Holding
 from opensvc_hb.links import keyring as keys
 from opensvc_hb.links.base import Links
 from opensvc_hb.links.cluster_files import read_monitor, read_nodes, shared_digest
@@ -70,7 +74,7 @@ def read_cluster_files(root: Root, node: str, with_machine: bool = True) -> Clus
     nodes = attempt(lambda: read_nodes(root.hb / "nodes"))
     links = attempt(lambda: read_monitor(root.hb / "monitor", nodes)) if isinstance(nodes, tuple) else None
     keyring = attempt(lambda: keys.read(root.hb / "key"))
-    settings = attempt(lambda: read_settings(root.hb))
+    settings = attempt(lambda: read_settings(root.hb, under_root=root.top != Path("/")))
     notes: Tuple[str, ...] = ()
     if isinstance(nodes, tuple) and node not in nodes:
         what = f"this node, {node}, is not listed (have {', '.join(nodes)})"
@@ -78,6 +82,8 @@ def read_cluster_files(root: Root, node: str, with_machine: bool = True) -> Clus
     elif isinstance(links, tuple) and with_machine:
         found, notes = check_machine(links, node, str(root.hb / "monitor"))
         errors.extend(found)
+    if isinstance(nodes, tuple) and isinstance(links, tuple) and isinstance(settings, Settings):
+        errors.extend(_without_lease(str(root.hb / "monitor"), nodes, links, settings.policies.lease))
     if errors:
         raise ConfigurationErrors(errors)
     assert isinstance(nodes, tuple)
@@ -85,6 +91,17 @@ def read_cluster_files(root: Root, node: str, with_machine: bool = True) -> Clus
     assert isinstance(keyring, keys.Keyring)
     assert isinstance(settings, Settings)
     return ClusterFiles(nodes, links, keyring, settings, notes)
+
+
+def _without_lease(
+    path: str, nodes: Tuple[str, ...], links: Tuple[Link, ...], lease: LeasePolicy
+) -> List[ConfigurationError]:
+    """Return an error for each node without a slot for its lease, where hb.conf demands one."""
+    if lease is not LeasePolicy.YES or len(nodes) < 2:
+        return []
+    have = {link.node for link in links if link.type.is_disk}
+    what = "lease = yes in hb.conf, but this node has no dio or disk line: add one, or set lease = auto"
+    return [ConfigurationError(path, 0, name, what) for name in nodes if name not in have]
 
 
 def compose(node: str, files: ClusterFiles, services: Tuple[Service, ...]) -> Config:
@@ -98,8 +115,16 @@ def compose(node: str, files: ClusterFiles, services: Tuple[Service, ...]) -> Co
         links=files.links,
         services=known,
         policies=files.settings.policies,
-        digest=shared_digest(files.nodes, files.links, known),
+        digest=_digest(files, known),
     )
+
+
+def _digest(files: ClusterFiles, known: Mapping[str, Service]) -> bytes:
+    """Return the digest of what all nodes must agree on: with the lease, where one does without."""
+    digest = shared_digest(files.nodes, files.links, known)
+    if files.settings.policies.lease is not LeasePolicy.NO:
+        return digest
+    return hashlib.blake2b(b"lease no\n" + digest, digest_size=len(digest)).digest()
 
 
 def left_out(files: ClusterFiles, services: Tuple[Service, ...]) -> Tuple[str, ...]:
@@ -133,6 +158,7 @@ class Loaded:
         problems: one line for each thing that is wrong with the files of now.
         refused: the cluster's files of now are not in force, because they are wrong.
         answered: the agent said which services there are.
+        held: by svcname, what a service may hold on this node while it runs.
     """
 
     config: Config
@@ -140,10 +166,16 @@ class Loaded:
     problems: Tuple[str, ...]
     refused: bool = False
     answered: bool = True
+    held: Mapping[str, Tuple[Holding, ...]] = field(default_factory=dict)
 
 
 def combine(
-    root: Root, node: str, files: ClusterFiles, answer: DeclareAnswer, before: Mapping[str, Service]
+    root: Root,
+    node: str,
+    files: ClusterFiles,
+    answer: DeclareAnswer,
+    before: Mapping[str, Service],
+    held_before: Mapping[str, Tuple[Holding, ...]] = MappingProxyType({}),
 ) -> Loaded:
     """Join cluster files and declared services.
 
@@ -151,7 +183,8 @@ def combine(
     editor's half-written file must not end our care for it.
     """
     if isinstance(answer, NotEvaluated):
-        return Loaded(compose(node, files, tuple(before.values())), files, (answer.reason,), answered=False)
+        config = compose(node, files, tuple(before.values()))
+        return Loaded(config, files, (answer.reason,), answered=False, held=held_before)
     names = {s.svcname for s in answer.services}
     kept = tuple(
         s
@@ -159,7 +192,11 @@ def combine(
         if s.svcname not in names and _mentioned(s.svcname, answer) and _has_file(root, s.svcname)
     )
     services = (*answer.services, *kept)
-    return Loaded(compose(node, files, services), files, (*answer.errors, *left_out(files, services)))
+    held = {name: held_before.get(name, ()) for name in (s.svcname for s in services)}
+    # One whose file is bad says nothing of what it holds: what it said last counts.
+    held.update((n, answer.held.get(n, ())) for n in held if n in answer.held or not _mentioned(n, answer))
+    problems = (*answer.errors, *left_out(files, services))
+    return Loaded(compose(node, files, services), files, problems, held=held)
 
 
 def _mentioned(svcname: str, answer: Declared) -> bool:
@@ -243,7 +280,7 @@ class Configuration:
             self._changed(self._loaded)
             return
         answer = declare_now(self._runner)
-        loaded = combine(self._root, before.config.node, files, answer, before.config.services)
+        loaded = combine(self._root, before.config.node, files, answer, before.config.services, before.held)
         links: Optional[Links] = None
         if files.links != before.files.links or files.keyring != before.files.keyring:
             # No beat leaves until the new links are there, however long a hung disk holds its thread.

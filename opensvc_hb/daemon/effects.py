@@ -1,8 +1,8 @@
 """Effects become deeds: the monitor thread's hands.
 
-Nothing here waits: the store is one write in place, all else is handed to a thread of its
-own. A state that cannot be stored is never announced: until the store takes it, beats repeat
-what was stored, and no start begins.
+Nothing here waits, but for the guardian's word that it guards what is about to start: the store
+is one write in place, all else is handed to a thread of its own. A state that cannot be stored
+is never announced: until the store takes it, beats repeat what was stored, and no start begins.
 
 Runs in: monitor thread.
 """
@@ -33,6 +33,22 @@ class Sink(Protocol):
         """Add an event."""
 
 
+class Guarding(Protocol):
+    """What the hands need of the guardian; see `guardian.Guardian`."""
+
+    def order(self, guard: fx.Guard, /) -> None:
+        """Give an order."""
+
+    def objection(self, service: str, /) -> str:
+        """Return why a start may not begin, "" when it may."""
+
+    def settle(self) -> None:
+        """Wait, for a moment, until the last order is confirmed."""
+
+    def look(self) -> None:
+        """Take in what the guardian has confirmed."""
+
+
 class Performer:
     """Does what core asks for.
 
@@ -51,6 +67,7 @@ class Performer:
         statuses: Statuses,
         inbox: Sink,
         clock: Callable[[], float] = boottime,
+        guardian: Optional[Guarding] = None,
     ) -> None:
         self.links = links
         self.timer_at = 0.0
@@ -62,6 +79,7 @@ class Performer:
         self._statuses = statuses
         self._inbox = inbox
         self._clock = clock
+        self._guardian = guardian
         self._unstored: Optional[Stored] = None
         self._announced: Optional[Beat] = None
         self._replies: Dict[int, Callable[[fx.Reply], None]] = {}
@@ -91,6 +109,8 @@ class Performer:
             self._persist(self._unstored)
         for effect in pending:
             self._perform(effect)
+        if self._guardian is not None:
+            self._guardian.look()
 
     def _perform(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.Persist):
@@ -108,12 +128,15 @@ class Performer:
         elif isinstance(effect, fx.Journal):
             self._note(effect)
         elif isinstance(effect, fx.Guard):
-            pass  # core gives none yet
+            if self._guardian is not None:
+                self._guardian.order(effect)
         elif isinstance(effect, fx.Reply):
             reply = self._replies.pop(effect.command_id, None)
             if reply is not None:
                 reply(effect)
         else:
+            if self._guardian is not None:
+                self._guardian.settle()
             self.exit_reason = effect.reason
 
     def _send(self, effect: fx.SendNow) -> None:
@@ -143,6 +166,12 @@ class Performer:
         if action.verb is ActionVerb.START and self._unstored is not None:
             detail = f"not started, its state cannot be stored: {self.store_problem}"
             self._answer_unbegun(action, Outcome.FAILED, detail)
+            return
+        objection = ""
+        if action.verb is ActionVerb.START and self._guardian is not None:
+            objection = self._guardian.objection(action.service)
+        if objection:
+            self._answer_unbegun(action, Outcome.NOT_BEGUN, f"not begun: {objection}")
             return
         if action.begin_by is not None and self._clock() >= action.begin_by:
             detail = "not begun: storing its state took longer than the other node's leave to start lasts"

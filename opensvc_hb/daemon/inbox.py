@@ -8,6 +8,7 @@ from typing import Callable, List, Optional, Union
 
 from opensvc_hb.core.effects import Reply
 from opensvc_hb.core.events import ConfigurationChanged, Event
+from opensvc_hb.daemon.guardian import Learned, Reached
 from opensvc_hb.links.base import Links
 
 BATCH_MAX = 1000
@@ -30,7 +31,7 @@ class Reconfigured:
     links: Optional[Links] = None
 
 
-Item = Union[Event, Asked, Reconfigured]
+Item = Union[Event, Asked, Reconfigured, Reached, Learned]
 
 
 class Inbox:

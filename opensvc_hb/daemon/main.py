@@ -16,10 +16,18 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable, Mapping, Optional
 
+import opensvc_hb
 from opensvc_hb.core.config import Config
-from opensvc_hb.core.events import DaemonStarted, DaemonStopping, ResourcesReported, StopKind
+from opensvc_hb.core.events import (
+    DaemonStarted,
+    DaemonStopping,
+    GuardianActed,
+    ResourcesReported,
+    StopKind,
+)
 from opensvc_hb.core.node_state import NodeState, Phase, new_node
 from opensvc_hb.core.states import Avail
 from opensvc_hb.daemon import life, logging_setup, realtime
@@ -34,12 +42,17 @@ from opensvc_hb.daemon.configuration import (
 )
 from opensvc_hb.daemon.control import ControlServer
 from opensvc_hb.daemon.effects import Performer
+from opensvc_hb.daemon.guardian import Guardian, Learned
+from opensvc_hb.daemon.guardian_keeper import THREAD_NAME as GUARDIAN_THREAD
+from opensvc_hb.daemon.guardian_keeper import Found, Keeper
+from opensvc_hb.daemon.guardian_wire import SERVICE_PLACE, Know
 from opensvc_hb.daemon.inbox import Inbox
 from opensvc_hb.daemon.journal import JournalThread, JournalWriter
 from opensvc_hb.daemon.monitor import Monitor
 from opensvc_hb.daemon.notify import Notifier
 from opensvc_hb.daemon.report import Notices, alarms
-from opensvc_hb.daemon.runner import Runner
+from opensvc_hb.daemon.runner import Runner, environment_for_actions
+from opensvc_hb.daemon.scope import move_to_scope, under_systemd
 from opensvc_hb.daemon.statuses import Statuses
 from opensvc_hb.daemon.store import Store
 from opensvc_hb.daemon.watch import Watch
@@ -123,6 +136,8 @@ class Daemon:
         """Make everything, run the monitor, take everything down again."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings = self._files.settings
+        keeper = self._make_keeper()
+        found = keeper.reach()
         runner = Runner(
             self._inbox, logging.getLogger("runner"), os.environ, max_parallel=settings.max_parallel
         )
@@ -138,10 +153,16 @@ class Daemon:
         statuses.set_services(loaded.config.services.values())
         journal = JournalThread(JournalWriter(self._root.log / JOURNAL_NAME, self._node))
         stored = store.read()
-        self._inbox.put(DaemonStarted(loaded.config, stored, self._was_booted()))
+        lease_until = found.lease_until if isinstance(found, Found) else None
+        self._inbox.put(DaemonStarted(loaded.config, stored, self._was_booted(), lease_until))
+        guardian = Guardian(self._knowledge(loaded), keeper.confirmations, keeper.replace_it, clock)
+        if isinstance(found, Found):
+            guardian.reached(found.connection)
+            for acted in found.acted:
+                self._inbox.put(GuardianActed(acted.services, acted.what, acted.alarm))
         floors = {name: peer.incarnation for name, peer in stored.peers.items()}
         links = self._start_links(loaded.config, self._files.keyring, floors)
-        performer = Performer(links, runner, store, journal, statuses, self._inbox, clock)
+        performer = Performer(links, runner, store, journal, statuses, self._inbox, clock, guardian)
         configuration = Configuration(
             self._root,
             loaded,
@@ -154,7 +175,7 @@ class Daemon:
         sources = Sources(
             state=lambda: self._board.state,
             counters=lambda: _by_id(performer.links),
-            notices=lambda: self._notices(performer, journal, store),
+            notices=lambda: self._notices(performer, journal, store, guardian),
             fresh=statuses.fresh,
             clock=clock,
             reload=configuration.reload,
@@ -164,13 +185,16 @@ class Daemon:
         )
         watch = Watch((self._root.etc,), configuration.reload)
         self._install_signals(configuration)
+        keeper.start(found)
         for part in (journal, statuses, configuration, control, watch):
             part.start()
         self._become_realtime()
         gc.freeze()
-        monitor = Monitor(new_node(loaded.config), self._inbox, performer, clock, self._publish, self._feed)
+        state = new_node(loaded.config)
+        monitor = Monitor(state, self._inbox, performer, clock, self._publish, self._feed, guardian)
         reason = monitor.run()
         log.info("the daemon ends: %s", reason)
+        keeper.close()
         self._notifier.stopping(reason)
         watch.close()
         control.stop()
@@ -190,6 +214,30 @@ class Daemon:
         links.start()
         self._hasten_links()
         return links
+
+    def _make_keeper(self) -> Keeper:
+        """Return the keeper of this root's guardian, which leaves the daemon's control group."""
+        environment = environment_for_actions(os.environ)
+
+        def enter_guardians_scope(pid: int) -> str:
+            return move_to_scope(f"opensvc_guardian-{pid}.scope", "OpenSVC guardian", pid)
+
+        enter = enter_guardians_scope if under_systemd() else None
+        return Keeper(self._root, environment, self._inbox, enter)
+
+    def _knowledge(self, loaded: Loaded) -> Know:
+        """Return what the guardian must know of this configuration."""
+        settings = loaded.files.settings
+        return Know(
+            number=0,
+            stop=(sys.executable, "-m", "opensvc_hb.cli.svcmgr", "-s", SERVICE_PLACE, "--cluster", "stop"),
+            # -m looks into the working directory first, so that this very package is found.
+            directory=str(Path(opensvc_hb.__file__).parent.parent),
+            environment=environment_for_actions(os.environ),
+            reset=settings.reset.value,
+            watchdog=settings.watchdog,
+            held=loaded.held,
+        )
 
     def _was_booted(self) -> bool:
         """Tell a boot of the node from a restart of the daemon, and remember this boot."""
@@ -217,9 +265,12 @@ class Daemon:
 
     def _configuration_changed(self, loaded: Loaded, statuses: Statuses) -> None:
         self._loaded_changed(loaded)
+        self._inbox.put(Learned(self._knowledge(loaded)))
         statuses.set_services(loaded.config.services.values())
 
-    def _notices(self, performer: Performer, journal: JournalThread, store: Store) -> Notices:
+    def _notices(
+        self, performer: Performer, journal: JournalThread, store: Store, guardian: Guardian
+    ) -> Notices:
         problem = performer.store_problem
         return Notices(
             store=problem or (f"{store.damaged}" if store.damaged else ""),
@@ -227,6 +278,7 @@ class Daemon:
             journal=_journal_problem(journal),
             realtime=self._board.realtime,
             key_ids=self._board.key_ids,
+            guardian=guardian.problem,
         )
 
     # -- the monitor's surroundings ------------------------------------------------------
@@ -261,9 +313,9 @@ class Daemon:
             log.info("goes on without %s: %s", grant.what, grant.detail)
 
     def _hasten_links(self) -> None:
-        """Give the links' threads their priority, those of a reload too."""
+        """Give the links' and the guardian's threads their priority, those of a reload too."""
         for thread in threading.enumerate():
-            if thread.native_id is not None and _carries_beats(thread.name):
+            if thread.native_id is not None and _is_prompt(thread.name):
                 realtime.make_thread_realtime(thread_id=thread.native_id)
 
     def _install_signals(self, configuration: Configuration) -> None:
@@ -298,8 +350,11 @@ def _journal_problem(journal: JournalThread) -> str:
     return f"{figures.unwritten} entries wait for space, {figures.lost} were lost"
 
 
-def _carries_beats(thread_name: str) -> bool:
-    return any(f"{kind}-" in thread_name for kind in ("net", "unicast", "dio", "disk"))
+def _is_prompt(thread_name: str) -> bool:
+    """Tell whether a thread carries beats, or the guardian's confirmations for which a start waits."""
+    return thread_name == GUARDIAN_THREAD or any(
+        f"{kind}-" in thread_name for kind in ("net", "unicast", "dio", "disk")
+    )
 
 
 def _by_id(links: Links) -> Mapping[str, LinkCounters]:

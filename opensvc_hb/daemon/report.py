@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from opensvc_hb.core.config import Link, TakeoverPolicy
+from opensvc_hb.core.config import Config, Link, TakeoverPolicy
 from opensvc_hb.core.healing import HEALED
 from opensvc_hb.core.messages import link_tag
 from opensvc_hb.core.negotiation import holding_rule
@@ -35,6 +35,7 @@ class Notices:
         services: one line per service whose file cannot be read.
         journal: why the journal cannot be written, "" when it can.
         key_ids: the keys in use, the sealing one first.
+        guardian: why nothing that needs the guardian can start, "" when it answers.
     """
 
     store: str = ""
@@ -42,6 +43,7 @@ class Notices:
     journal: str = ""
     realtime: str = ""
     key_ids: Sequence[int] = ()
+    guardian: str = ""
 
 
 def status_document(
@@ -226,6 +228,8 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
             add(name, "both nodes ran it, and this side yielded: look at its data, then unfreeze it here")
     if notices.store:
         add("", f"states cannot be stored: none is announced, nothing starts: {notices.store}")
+    if notices.guardian:
+        add("", f"the guardian does not answer, nothing starts: {notices.guardian}")
     for peer in state.peers.values():
         if peer.liveness is Liveness.UNKNOWN:
             add("", f"{peer.node} is silent on every link")
@@ -258,9 +262,22 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
 
 def notes(state: NodeState) -> List[str]:
     """Return what is true all the time and good to know, once each."""
-    if not state.peers or state.config.policies.takeover is TakeoverPolicy.ASK:
+    return guard_notes(state.config)
+
+
+def guard_notes(config: Config) -> List[str]:
+    """Return what stands between this cluster and a split brain, and its price; nothing for one node."""
+    if len(config.nodes) < 2:
+        return []
+    if config.lease_links:
+        place = config.lease_links[config.node].device
+        return [
+            f"lease on {place}: a node that nobody hears and whose slot there cannot be written ends its "
+            "services, also when the other node is dead"
+        ]
+    if config.policies.takeover is TakeoverPolicy.ASK:
         return []
     return [
         "no guard: if every link is cut while both nodes live, both start the services (split brain); "
-        "keep the links on separate paths, or set takeover = ask"
+        "keep the links on separate paths, add a disk link for each node, or set takeover = ask"
     ]

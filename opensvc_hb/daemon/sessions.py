@@ -41,12 +41,19 @@ def boottime() -> float:
 
 @dataclass(frozen=True)
 class Process:
-    """One line of the list of processes; `lives` is False for a zombie."""
+    """One line of the list of processes; `lives` is False for a zombie.
+
+    Args:
+        parent: the number of its parent.
+        name: its short name, 15 characters at most.
+    """
 
     pid: int
     session: int
     started_ticks: int
     lives: bool
+    parent: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,15 +70,18 @@ Processes = Mapping[int, Process]
 def look_at(pid: int) -> Optional[Process]:
     """Return the process with this number, None when there is none.
 
-    Source: proc(5), /proc/PID/stat: state, session and start time are fields 3, 6 and 22;
-    the name before them may hold any character, so fields count from the last parenthesis.
+    Source: proc(5), /proc/PID/stat: state, parent, session and start time are fields 3, 4, 6 and
+    22; the name before them may hold any character, so fields count from the last parenthesis.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = text[text.rfind(b")") + 2 :].split()
-    return Process(pid, int(fields[3]), int(fields[19]), fields[0] not in (b"Z", b"X"))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None  # gone, or another user's on a system that hides those
+    end = text.rfind(b")")
+    fields = text[end + 2 :].split()
+    name = text[text.find(b"(") + 1 : end].decode(errors="replace")
+    lives = fields[0] not in (b"Z", b"X")
+    return Process(pid, int(fields[3]), int(fields[19]), lives, int(fields[1]), name)
 
 
 def list_processes() -> Processes:

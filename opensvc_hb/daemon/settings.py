@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from opensvc_hb.core.config import HealPolicy, Policies, TakeoverPolicy
+from opensvc_hb.core.config import HealPolicy, LeasePolicy, Policies, TakeoverPolicy
+from opensvc_hb.daemon.guardian_reset import ResetKind
 from opensvc_hb.errors import ConfigurationError, ConfigurationErrors
 from opensvc_hb.ini import read
 
@@ -25,6 +26,7 @@ class Settings:
     Args:
         max_parallel: the most actions at a time, None for no bound.
         control_group: group that may talk to the control socket, None for root alone.
+        reset: how the guardian resets this node; watchdog: its device, "" for none.
     """
 
     policies: Policies = field(default_factory=Policies)
@@ -32,6 +34,8 @@ class Settings:
     status_max_age_s: float = 120.0
     max_parallel: Optional[int] = None
     control_group: Optional[str] = None
+    reset: ResetKind = ResetKind.AUTO
+    watchdog: str = ""
 
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:
@@ -71,6 +75,12 @@ def _count(text: str) -> Optional[int]:
     return int(text) or None
 
 
+def _device(text: str) -> str:
+    if text and not text.startswith("/dev/"):
+        raise ValueError(f"'{text}' is not a device (such as /dev/watchdog)")
+    return text
+
+
 @dataclass(frozen=True)
 class Option:
     """One keyword of hb.conf: its text goes into the documentation."""
@@ -103,6 +113,27 @@ OPTIONS: Tuple[Option, ...] = (
         "yes: take over from a silent peer even what an operator froze started there.",
     ),
     Option(
+        "lease",
+        _choice("auto", "yes", "no"),
+        "auto",
+        "Whether what runs here needs the lease of the shared disk: auto is yes where every node has a "
+        "dio or disk link; yes without them is an error; no takes over as OpenHA does.",
+    ),
+    Option(
+        "reset",
+        _choice(*(kind.value for kind in ResetKind)),
+        "auto",
+        "How this node is reset when an instance cannot be ended before the other node may start it: "
+        "auto is the watchdog when one is named, and sysrq.",
+    ),
+    Option(
+        "watchdog",
+        _device,
+        "",
+        "Watchdog device, opened and fed while an instance is guarded: it also resets a node that stands "
+        "still.",
+    ),
+    Option(
         "heal",
         _choice("freeze", "stop"),
         "freeze",
@@ -129,8 +160,12 @@ OPTIONS: Tuple[Option, ...] = (
 )
 
 
-def read_settings(directory: Path) -> Settings:
+def read_settings(directory: Path, under_root: bool = False) -> Settings:
     """Read hb.conf and conf.d/*.conf of a directory.
+
+    Args:
+        directory: `etc/opensvc/hb`.
+        under_root: the node has a root directory of its own (OSVC_ROOT), and shares its machine.
 
     Raises:
         ConfigurationErrors: every error of all files, with file, line and keyword.
@@ -140,13 +175,15 @@ def read_settings(directory: Path) -> Settings:
     files = [directory / "hb.conf", *sorted((directory / "conf.d").glob("*.conf"))]
     for path in files:
         if path.exists():
-            _read_file(path, values, errors)
+            _read_file(path, values, under_root, errors)
     if errors:
         raise ConfigurationErrors(errors)
     return _settings(values)
 
 
-def _read_file(path: Path, values: Dict[str, Any], errors: List[ConfigurationError]) -> None:
+def _read_file(
+    path: Path, values: Dict[str, Any], under_root: bool, errors: List[ConfigurationError]
+) -> None:
     known = {o.name: o for o in OPTIONS}
     try:
         configuration = read(path)
@@ -165,9 +202,31 @@ def _read_file(path: Path, values: Dict[str, Any], errors: List[ConfigurationErr
                 errors.append(ConfigurationError(str(path), entry.line, where, what))
             else:
                 try:
-                    values[option.name] = option.convert(entry.value.strip())
+                    value = option.convert(entry.value.strip())
+                    _check_reset(option.name, value, under_root)
                 except ValueError as error:
                     errors.append(ConfigurationError(str(path), entry.line, where, str(error)))
+                else:
+                    values[option.name] = value
+
+
+def _check_reset(name: str, value: object, under_root: bool) -> None:
+    """Refuse what would reset a machine that is not all this node's, or a machine's process 1.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if name == "reset" and value == ResetKind.PROCESS1.value and not under_root:
+        raise ValueError("process1 is for nodes with a root directory of their own (OSVC_ROOT)")
+    if not under_root:
+        return
+    if name == "watchdog" and value:
+        raise ValueError("not with OSVC_ROOT: it would reset the machine, which this node shares")
+    if name == "reset" and value in (ResetKind.SYSRQ.value, ResetKind.WATCHDOG.value):
+        raise ValueError(
+            f"{value} is not possible with OSVC_ROOT: it would reset the machine, which this node shares "
+            "(have auto, which is none here; none; process1)"
+        )
 
 
 def _settings(values: Mapping[str, Any]) -> Settings:
@@ -175,6 +234,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         wait_for_peer_s=values["wait_for_peer"],
         takeover=TakeoverPolicy(values["takeover"]),
         takeover_frozen=values["takeover_frozen"],
+        lease=LeasePolicy(values["lease"]),
         heal=HealPolicy(values["heal"]),
         restart_within_s=values["restart_within"],
         leave_within_s=values["leave_within"],
@@ -185,4 +245,6 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         status_max_age_s=values["status_max_age"],
         max_parallel=values["max_parallel"],
         control_group=values["control_group"] or None,
+        reset=ResetKind(values["reset"]),
+        watchdog=values["watchdog"],
     )

@@ -65,6 +65,8 @@ def _instance_as_json(instance: StoredInstance, text_length: Optional[int]) -> D
         text = getattr(instance, name)[:text_length]
         if text:
             fields[name] = text
+    if instance.excused:
+        fields["excused"] = True
     return fields
 
 
@@ -79,6 +81,7 @@ def _payload(stored: Stored, text_length: Optional[int]) -> bytes:
                 "incarnation": peer.incarnation,
                 "restarting_for_s": peer.restarting_for_s,
                 "maintenance": list(peer.maintenance),
+                "confirmed_dead": peer.confirmed_dead,
             }
             for name, peer in stored.peers.items()
         },
@@ -101,6 +104,7 @@ def _stored_from(payload: bytes) -> Stored:
                 frozen_by=fields.get("frozen_by", ""),
                 frozen_reason=fields.get("frozen_reason", ""),
                 frozen_wall=fields.get("frozen_wall", ""),
+                excused=bool(fields.get("excused", False)),
             )
             for name, fields in content["instances"].items()
         },
@@ -109,6 +113,7 @@ def _stored_from(payload: bytes) -> Stored:
                 incarnation=fields["incarnation"],
                 restarting_for_s=fields["restarting_for_s"],
                 maintenance=tuple(fields["maintenance"]),
+                confirmed_dead=bool(fields.get("confirmed_dead", False)),
             )
             for name, fields in content["peers"].items()
         },

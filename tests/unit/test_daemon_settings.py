@@ -2,7 +2,8 @@
 
 import pytest
 
-from opensvc_hb.core.config import HealPolicy, TakeoverPolicy
+from opensvc_hb.core.config import HealPolicy, LeasePolicy, TakeoverPolicy
+from opensvc_hb.daemon.guardian_reset import ResetKind
 from opensvc_hb.daemon.settings import OPTIONS, Settings, read_settings
 from opensvc_hb.errors import ConfigurationErrors, ExitCode
 
@@ -18,7 +19,7 @@ def test_every_keyword_is_read(tmp_path):
     text = (
         "[hb]\nprotocol = native\nwait_for_peer = 0\ntakeover = ask\ntakeover_frozen = yes\nheal = stop\n"
         "restart_within = 30\nleave_within = 20\nstatus_interval = 5\nstatus_max_age = 9.5\n"
-        "max_parallel = 4\ncontrol_group = adm\n"
+        "max_parallel = 4\ncontrol_group = adm\nlease = no\nreset = watchdog\nwatchdog = /dev/watchdog1\n"
     )
     (tmp_path / "hb.conf").write_text(text)
     settings = read_settings(tmp_path)
@@ -29,6 +30,8 @@ def test_every_keyword_is_read(tmp_path):
     assert (settings.policies.restart_within_s, settings.policies.leave_within_s) == (30, 20)
     assert (settings.status_interval_s, settings.status_max_age_s) == (5, 9.5)
     assert (settings.max_parallel, settings.control_group) == (4, "adm")
+    assert settings.policies.lease is LeasePolicy.NO
+    assert (settings.reset, settings.watchdog) == (ResetKind.WATCHDOG, "/dev/watchdog1")
     assert {o.name for o in OPTIONS} == {line.split(" =")[0] for line in text.splitlines()[1:]}
 
 
@@ -38,6 +41,32 @@ def test_a_file_of_conf_d_overrides_hb_conf(tmp_path):
     (tmp_path / "conf.d" / "10-site.conf").write_text("[hb]\nwait_for_peer = 20\n")
     policies = read_settings(tmp_path).policies
     assert (policies.wait_for_peer_s, policies.heal) == (20, HealPolicy.STOP)
+
+
+@pytest.mark.parametrize(
+    ("line", "under_root", "words"),
+    [
+        ("reset = sysrq", True, "sysrq is not possible with OSVC_ROOT"),
+        ("reset = watchdog", True, "watchdog is not possible with OSVC_ROOT"),
+        ("watchdog = /dev/watchdog", True, "not with OSVC_ROOT"),
+        ("reset = process1", False, "process1 is for nodes with a root directory of their own (OSVC_ROOT)"),
+        ("watchdog = softdog", False, "'softdog' is not a device (such as /dev/watchdog)"),
+    ],
+)
+def test_a_reset_that_would_hit_more_or_less_than_the_node_is_refused(tmp_path, line, under_root, words):
+    """A node under OSVC_ROOT shares its machine; one without has no process 1 of its own to end."""
+    (tmp_path / "hb.conf").write_text(f"[hb]\n{line}\n")
+    with pytest.raises(ConfigurationErrors) as refused:
+        read_settings(tmp_path, under_root)
+    assert str(refused.value).startswith(f"{tmp_path}/hb.conf:2: hb.{line.split(' =')[0]}: ")
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("line", ["reset = process1", "reset = none", "reset = auto", "watchdog ="])
+def test_a_node_under_a_root_of_its_own_may_name_what_hits_only_itself(tmp_path, line):
+    """Such as its own process 1."""
+    (tmp_path / "hb.conf").write_text(f"[hb]\n{line}\n")
+    read_settings(tmp_path, under_root=True)
 
 
 def test_all_errors_are_told_at_once_with_file_line_and_keyword(tmp_path):
