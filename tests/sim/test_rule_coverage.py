@@ -1,0 +1,48 @@
+"""Every row of the decision table decides something in a conversation or in a trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import conversation
+import pytest
+
+from opensvc_hb.core import negotiation
+from opensvc_hb.core.rules import RULES, decide
+from opensvc_hb.sim.faults import Profile
+from opensvc_hb.sim.trial import try_one
+
+CONVERSATIONS = sorted((Path(__file__).parent.parent / "golden" / "core").glob("*.txt"))
+TRIALS = 8
+NOT_BY_THESE_TRIALS = {"U0", "O8", "G1", "U2"}
+"""A service of one node, and FORCE_STOP, are not the simulator's; the others are rare in so few trials."""
+
+
+@pytest.fixture
+def decided(monkeypatch):
+    """The ids of the rows that decided: some act in the middle of a step, and leave no trace."""
+    hit = set()
+
+    def recorded(situation):
+        rule = decide(situation)
+        hit.add(rule.id)
+        return rule
+
+    monkeypatch.setattr(negotiation, "decide", recorded)
+    return hit
+
+
+@pytest.mark.slow
+def test_every_row_decides_in_some_scenario(decided):
+    """A row that nothing hits is a row that nothing tests: it is named."""
+    for profile in Profile:
+        for number in range(TRIALS):
+            outcome = try_one(profile, 1, number)
+            assert outcome.violation is None, str(outcome.violation)
+    by_trials = set(decided)
+    for path in CONVERSATIONS:
+        if path.stem != "rules":
+            conversation.perform(path.read_text(encoding="utf-8"))
+    rows = {rule.id for rule in RULES}
+    assert rows - decided == set(), "hit by no scenario"
+    assert rows - by_trials <= NOT_BY_THESE_TRIALS, "hit by no trial"
