@@ -37,6 +37,14 @@ def lab(workdir, needs_root, request):
         yield made
 
 
+@pytest.fixture
+def hanging_lab(workdir, needs_root, request):
+    """The same, and the way of n1 to the shared disk can be made to hang."""
+    with Lab(workdir, hangable=["n1"]) as made:
+        request.node.stash[LABS] = made
+        yield made
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """Add what the nodes wrote to the report of a failure that does not show it already."""

@@ -18,6 +18,7 @@ waits for a condition, and a condition that does not come true shows what every 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -66,6 +67,8 @@ class Node:
             namespaces,
         )
         self.daemon: Optional[Process] = None
+        self.unplug: Callable[[], None] = lambda: None
+        """Takes its cables out, for a power cut."""
 
     # The machine.
 
@@ -86,7 +89,9 @@ class Node:
 
     def kill(self) -> None:
         """Cut the power: every process is gone at once, and so are the mounts."""
-        self.machine.kill()
+        if self.machine.pid:
+            self.machine.kill()
+            self.unplug()
         self.daemon = None
 
     def pause(self) -> None:
@@ -355,13 +360,25 @@ class BaseLab:
 
 
 class Lab(BaseLab):
-    """Real nodes, as root. Cables eth1 and eth2 to a switch, and one shared block device."""
+    """Real nodes, as root. Cables eth1 and eth2 to a switch, and one shared block device.
+
+    Args:
+        hangable: the nodes whose way to the disk can be made to hang, at the price of one more
+            process each.
+    """
 
     interfaces = ("eth1", "eth2")
 
+    def __init__(
+        self, workdir: Path, nodes: Sequence[str] = ("n1", "n2"), hangable: Sequence[str] = ()
+    ) -> None:
+        self._hangable = hangable
+        super().__init__(workdir, nodes)
+
     def _build(self) -> None:
         self.switch = Switch(Machine("switch", {"PATH": os.environ["PATH"]}), self.interfaces)
-        self.disk = SharedDisk(self.workdir / "shared-disk.img", self.workdir / "shared-disk")
+        image = self.workdir / "shared-disk.img"
+        self.disk = SharedDisk(image, self.workdir / "shared-disk", self._hangable)
         self.switch.boot()
         super()._build()
 
@@ -377,6 +394,7 @@ class Lab(BaseLab):
         node.run(["mount", "-t", "sysfs", "sysfs", "/sys"]).check()
         node.run(["mount", "--bind", self.disk.device_of(name), str(self.disk.path)]).check()
         self.switch.plug(node.machine, node.number)
+        node.unplug = functools.partial(self.switch.unplug, node.machine, node.number)
 
     def cut(self, name: str, cable: str) -> None:
         """Pull a cable of a node out: nothing passes, either way."""
@@ -407,8 +425,20 @@ class Lab(BaseLab):
         else:
             self.heal(name, link)
 
+    def isolate(self, name: str) -> None:
+        """Cut a node off: its cables, and its disk fails."""
+        for link in (*self.interfaces, "disk"):
+            self.cut_link(name, link)
+
+    def reunite(self, name: str) -> None:
+        """Undo `isolate`."""
+        for link in (*self.interfaces, "disk"):
+            self.heal_link(name, link)
+
     def close(self) -> None:
         """End the nodes, the switch and the disk."""
+        if hasattr(self, "disk"):
+            self.disk.resume_all()
         super().close()
         if hasattr(self, "switch"):
             self.switch.machine.kill()

@@ -18,6 +18,7 @@ class ProbeService:
 
     Args:
         start_takes_s, stop_takes_s: how long its script sleeps in them.
+        stubborn: its process ignores SIGTERM, and its stop script hangs.
         silent: its script drops its own output.
         fs_image: an image file that holds an ext4 file system, "" for none.
         fs_mount: where it is mounted.
@@ -29,6 +30,7 @@ class ProbeService:
     nodes: Sequence[str] = ("n1", "n2")
     start_takes_s: float = 0.0
     stop_takes_s: float = 0.0
+    stubborn: bool = False
     silent: bool = False
     fs_image: str = ""
     fs_mount: str = ""
@@ -58,7 +60,8 @@ class ProbeService:
             f"{'exec >/dev/null 2>&1' if self.silent else ''}\n"
             f"exec {sys.executable} -I -S {probe_service.__file__} --log {log} --service {self.name} \\\n"
             '    ${OSVC_NODENAME:+--node "$OSVC_NODENAME"} \\\n'
-            f'    --start-takes {self.start_takes_s} --stop-takes {self.stop_takes_s} "$1"\n'
+            f"    --start-takes {self.start_takes_s} --stop-takes {self.stop_takes_s}"
+            f'{" --stubborn" if self.stubborn else ""} "$1"\n'
         )
 
 

@@ -27,6 +27,8 @@ import node_init
 
 NAMESPACES = ("unshare", "--fork", "--pid", "--net", "--uts", "--mount", "--mount-proc", "--ipc")
 CREDENTIALS = struct.Struct("3i")
+CONSENT = {"OPENSVC_HB_RESET": "process1"}
+"""In its environment, process 1 of a machine agrees to be ended by a guardian: it is the lab's own."""
 BOOT_LIMIT_S = 30.0
 
 
@@ -109,13 +111,19 @@ class Machine:
 
     @property
     def is_on(self) -> bool:
-        """Tell whether the machine has power."""
-        return self.pid != 0
+        """Tell whether the machine has power and was not reset from inside."""
+        return self.pid != 0 and not self.was_reset
+
+    @property
+    def was_reset(self) -> bool:
+        """Tell whether process 1 ended by itself: something on the machine reset it."""
+        return self.pid != 0 and self._starter.poll() is not None
 
     def boot(self) -> None:
         """Turn the power on; returns when process 1 takes requests."""
         if self.is_on:
             raise LabError(f"{self.name} runs already")
+        self.kill()  # what is left of a machine that was reset
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         init = [sys.executable, "-I", "-S", node_init.__file__, str(theirs.fileno()), self.name]
@@ -126,6 +134,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 stderr=complaints,
                 start_new_session=True,
+                env={**os.environ, **(CONSENT if self.namespaces else {})},
             )
             theirs.close()
             self._channel = ours
@@ -255,9 +264,11 @@ class Machine:
 
     def kill(self) -> None:
         """Cut the power. Returns when every process of the machine is gone."""
-        if not self.is_on:
+        if self.pid == 0:
             return
-        if self.namespaces:
+        if self.was_reset:
+            pass  # the kernel has ended all of it
+        elif self.namespaces:
             os.kill(self.pid, signal.SIGKILL)
             self._starter.wait()
         else:  # stopped first, so that none sees the others go; process 1 then collects them

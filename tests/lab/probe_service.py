@@ -10,6 +10,8 @@ kernel, hence one CLOCK_BOOTTIME, which each line begins with:
 RUN is the name of one life of the process: two starts never share it. The process is up
 while it holds a lock on a file of its node, which no crash can leave behind.
 
+With `--stubborn` it is an application at its worst: it ignores SIGTERM, and its stop hangs.
+
 `status` exits 0 when up, 1 when down, as an app script must.
 """
 
@@ -70,7 +72,7 @@ def live(options, told):
     write_line(options, run, "started")
     os.write(told, b"+")
     os.close(told)
-    while not told_to_end():
+    while not told_to_end() or options.stubborn:
         write_line(options, run, "alive")
     write_line(options, run, "stopped")
 
@@ -110,6 +112,8 @@ def stop(options):
         print("already down")
         return 0
     write_line(options, "-", "stopping")
+    while options.stubborn:
+        signal.pause()
     time.sleep(options.stop_takes)
     process = os.pidfd_open(pid)
     if holder(options) != pid:
@@ -139,6 +143,7 @@ def main():
     parser.add_argument("--node", default=os.environ.get("OSVC_NODENAME") or socket.gethostname())
     parser.add_argument("--start-takes", type=float, default=0.0, help="seconds")
     parser.add_argument("--stop-takes", type=float, default=0.0, help="seconds")
+    parser.add_argument("--stubborn", action="store_true", help="SIGTERM is ignored, and stop hangs")
     parser.add_argument("verb", choices=("start", "stop", "status", "info"))
     options = parser.parse_args()
     if options.verb == "info":

@@ -4,6 +4,8 @@ Every node reaches its device by the same path, mounted there in its own namespa
 devices, so that one node's can fail alone; both read and write the one file, and the lab's
 test shows that what one wrote past its cache, the other reads.
 
+A device can fail (every access an error, at once), and hang, if it was made so: see `hung_disk`.
+
 A device is told to detach when its last user closes it, and the lab is one of its users, so
 that none is left behind even by a test that was killed.
 """
@@ -15,7 +17,9 @@ import os
 import struct
 import subprocess
 from pathlib import Path
-from typing import Dict
+from typing import Collection, Dict
+
+from hung_disk import Passthrough
 
 DISK_BYTES = 1 << 20
 LOOP_SET_STATUS64 = 0x4C04
@@ -25,11 +29,17 @@ LOOP_INFO64_OFFSET_AT = 24
 
 
 class SharedDisk:
-    """One disk over `image`, which is made here, empty; the nodes see it at `path`."""
+    """One disk over `image`, which is made here, empty; the nodes see it at `path`.
 
-    def __init__(self, image: Path, path: Path) -> None:
+    Args:
+        hangable: the nodes whose device can be made to hang.
+    """
+
+    def __init__(self, image: Path, path: Path, hangable: Collection[str] = ()) -> None:
         self.image = image
         self.path = path
+        self._hangable = frozenset(hangable)
+        self._ways: Dict[str, Passthrough] = {}
         self._devices: Dict[str, str] = {}
         self._descriptors: Dict[str, int] = {}
         image.write_bytes(bytes(DISK_BYTES))
@@ -38,12 +48,38 @@ class SharedDisk:
     def device_of(self, node: str) -> str:
         """Return the node's own device, made at the first call."""
         if node not in self._devices:
-            argv = ["losetup", "--find", "--show", str(self.image)]
-            device = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
-            self._devices[node] = device
-            self._descriptors[node] = os.open(device, os.O_RDONLY)
-            subprocess.run(["losetup", "--detach", device], check=True)  # lazily: it is in use
+            if node in self._hangable:
+                self._ways[node] = Passthrough(self.image)
+                with self._ways[node].opened() as image:
+                    self._attach(node, image, "--direct-io=on")
+            else:
+                self._attach(node, self.image)
         return self._devices[node]
+
+    def _attach(self, node: str, image: Path, *options: str) -> None:
+        argv = ["losetup", "--find", "--show", *options, str(image)]
+        device = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+        self._devices[node] = device
+        self._descriptors[node] = os.open(device, os.O_RDONLY)
+        subprocess.run(["losetup", "--detach", device], check=True)  # lazily: it is in use
+
+    def hang(self, node: str) -> None:
+        """Let every read and write of the node wait, in state D, where SIGKILL does not end it."""
+        self._ways[node].hang()
+
+    def resume(self, node: str) -> None:
+        """Let what waits go on, and everything after it."""
+        self._ways[node].resume()
+
+    def hangs(self, node: str) -> bool:
+        """Tell whether the node's device hangs now."""
+        return node in self._ways and self._ways[node].hangs
+
+    def resume_all(self) -> None:
+        """Let every device go on: who waits for one cannot end."""
+        for way in self._ways.values():
+            if way.hangs:
+                way.resume()
 
     def fail(self, node: str) -> None:
         """Take every block of the node's device away: its reads and writes fail at once."""
@@ -65,3 +101,6 @@ class SharedDisk:
             os.close(descriptor)
         self._descriptors.clear()
         self._devices.clear()
+        for way in self._ways.values():
+            way.close()
+        self._ways.clear()

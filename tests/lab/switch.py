@@ -62,6 +62,16 @@ class Switch:
             lines += [f"addr add {self.address(number, cable)}/24 dev {cable}", f"link set {cable} up"]
         run_ip(node, "\n".join(lines))
 
+    def unplug(self, node: Machine, number: int) -> None:
+        """Take the cables of a node that is off out: the kernel ends its network in its own time."""
+        for cable in self.cables:
+            end = self._end(node, number, cable)
+            batch = f"link del {end}\n"
+            argv = ["nsenter", f"--net=/proc/{self.machine.pid}/ns/net", "ip", "-force", "-batch", "-"]
+            done = subprocess.run(argv, input=batch, text=True, capture_output=True, timeout=30, check=False)
+            if done.returncode != 0 and "Cannot find device" not in done.stderr:
+                raise LabError(f"{end} on the switch: {done.stderr.strip()}")
+
     def cut(self, node: Machine, number: int, cable: str) -> None:
         """Pull one cable out."""
         self._cut.add((number, cable))

@@ -37,8 +37,8 @@ def test_nodes_that_boot_together_start_a_service_once(lab):
 
 
 def test_a_node_that_boots_alone_waits_for_its_peer_and_then_starts(lab):
-    """Only n2, the secondary, gets its power back: it waits as configured, then starts web."""
-    lab.configure(TIMEOUT_S, [ProbeService("web")], wait_for_peer_s=6.0)
+    """Only n2, the secondary, gets its power back, and no lease settles it: it waits, then starts web."""
+    lab.configure(TIMEOUT_S, [ProbeService("web")], wait_for_peer_s=6.0, more="lease = no\n")
     lab.start_daemons()
     lab.hand_over("web")
     for node in lab.nodes:

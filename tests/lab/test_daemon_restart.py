@@ -6,10 +6,14 @@ import signal
 
 import pytest
 from lab_config import ProbeService
+from lease_scene import now
 
 pytestmark = pytest.mark.lab
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 4.0
+"""A killed daemon's services run on if another is ready within 0.6 T: an interpreter, its imports and the
+agent's answers take more than 1.2 s on a loaded machine."""
+WITHIN_S = 6.0
 
 
 def hold_one_process(lab, for_s):
@@ -39,17 +43,28 @@ def test_an_orderly_restart_leaves_the_service_running_and_adopted(lab):
     assert len(lab.spans("web")) == 1
 
 
-def test_a_promise_to_come_back_ends(lab):
-    """n1's daemon says that it restarts within 6 s, then its node dies: n2 waits these 6 s, not longer."""
-    lab.configure(TIMEOUT_S, [ProbeService("web")], more="restart_within = 6\n")
+@pytest.mark.parametrize("node_dies", [True, False])
+def test_a_promise_to_come_back_ends(lab, node_dies):
+    """n1's daemon says that it restarts within 6 s, and never does: n2 waits these 6 s, not longer.
+
+    So it is when n1 dies meanwhile, and when it lives: then its guardian ends web before the 6 s are over.
+    """
+    lab.configure(TIMEOUT_S, [ProbeService("web")], more=f"restart_within = {WITHIN_S:g}\n")
     lab.start_daemons()
     lab.hand_over("web")
     n1, n2 = lab.nodes
     assert n1.stop_daemon(signal.SIGTERM) == 0
+    stopped_at = now()
     lab.hold(lambda: n2.state("web") == "STOPPED", 2.0, "n2 waits")
-    n1.kill()
-    lab.hold(lambda: not lab.living("web") or n2.state("web") == "STOPPED", 1.0, "n2 still waits")
+    if node_dies:
+        n1.kill()
     lab.wait_state("n2", "web", "STARTED")
+    first, second = lab.spans("web")
+    print(
+        f"web ended {first.last - stopped_at:.2f} s after the daemon, began {second.began - stopped_at:.2f} s"
+    )
+    assert WITHIN_S - 1.0 < second.began - stopped_at < WITHIN_S + 3.0
+    assert node_dies or first.stopped
     assert not lab.overlaps()
 
 

@@ -29,7 +29,7 @@ def run_demo(*options):
 def test_the_demo_on_real_nodes(needs_root):
     """As root: real nodes, a service with address and file system, the rule that took it over."""
     told = run_demo()
-    for words in ("n1 is killed", "[U8]", "fs#1           .... up", "ip#1           .... up", "Takeover "):
+    for words in ("n1 is killed", "[U12]", "fs#1           .... up", "ip#1           .... up", "Takeover "):
         assert words in told, told
     assert not list(Path("/var/tmp").glob("hb*/web.img"))
 
@@ -40,7 +40,7 @@ def test_the_demo_without_namespaces():
     for words in (
         "no networks or mounts of their own",
         "n1 is killed",
-        "[U8]",
+        "[U12]",
         "app#1          .... up",
         "Takeover ",
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -244,6 +245,69 @@ def test_the_shared_disk_can_fail_on_one_node(lab):
     assert lab.node("n1").run(["sh", "-c", read]).out == "again"
 
 
+WRITE_AND_READ = """
+import mmap, os, sys
+disk = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT)
+buffer = mmap.mmap(-1, 5120)
+if sys.argv[2] == "write":
+    buffer[:] = sys.argv[3].encode() * 5120
+    os.pwritev(disk, [buffer], 5120)
+else:
+    os.preadv(disk, [buffer], 5120)
+    print(len(set(buffer[:])), chr(buffer[0]))
+"""
+
+
+def test_a_disk_that_can_hang_is_the_same_disk(hanging_lab):
+    """What n1 writes through the passthrough n2 reads, and the other way round, whole and at once."""
+    path = str(hanging_lab.disk.path)
+    for number, letter in enumerate("abcdefghij"):
+        writer, reader = hanging_lab.nodes if number % 2 else reversed(hanging_lab.nodes)
+        writer.run(python(WRITE_AND_READ, path, "write", letter)).check()
+        assert reader.run(python(WRITE_AND_READ, path, "read")).check().out == f"1 {letter}\n"
+
+
+def test_a_disk_hangs_on_one_node_and_goes_on(hanging_lab):
+    """n1's write waits in state D, where SIGKILL does not end it; n2 writes all the while; n1's goes on."""
+    n1, n2 = hanging_lab.nodes
+    path = str(hanging_lab.disk.path)
+    hanging_lab.disk.hang("n1")
+    writer = n1.spawn(python(WRITE_AND_READ, path, "write", "x"))
+    hanging_lab.wait(lambda: "D" in n1.machine.processes().values(), 5, "the writer is in state D")
+    n2.run(python(WRITE_AND_READ, path, "write", "y")).check()
+    writer.signal(signal.SIGKILL)
+    assert n2.run(python(WRITE_AND_READ, path, "read")).check().out == "1 y\n"
+    assert writer.running
+    hanging_lab.disk.resume("n1")
+    assert writer.wait(5) == -signal.SIGKILL
+    n1.run(python(WRITE_AND_READ, path, "write", "z")).check()
+    assert n2.run(python(WRITE_AND_READ, path, "read")).check().out == "1 z\n"
+
+
+def test_a_disk_that_hangs_keeps_no_lab_from_closing(workdir, needs_root):
+    """With a writer in state D, close() leaves no process, mount or loop device."""
+    interfaces = set(os.listdir("/sys/class/net"))
+    lab = Lab(workdir, hangable=["n1"])
+    lab.disk.hang("n1")
+    lab.node("n1").spawn(python(WRITE_AND_READ, str(lab.disk.path), "write", "x"))
+    lab.wait(lambda: "D" in lab.node("n1").machine.processes().values(), 5, "the writer is in state D")
+    lab.close()
+    assert_nothing_left(workdir, interfaces, lab)
+
+
+def test_a_machine_that_resets_itself_is_off(lab):
+    """Process 1 agrees to be ended from inside, as a guardian does; the node can be booted again."""
+    node = lab.node("n1")
+    assert "OPENSVC_HB_RESET=process1" in Path(f"/proc/{node.machine.pid}/environ").read_text().split("\0")
+    node.spawn(python("import ctypes; ctypes.CDLL(None).reboot(0x01234567)"))
+    lab.wait(lambda: node.machine.was_reset, 5, "the machine is gone")
+    assert not node.machine.is_on
+    with pytest.raises(LabError, match="n1 is off"):
+        node.run(["true"])
+    lab.boot("n1")
+    assert node.run(["true"]).status == 0
+
+
 def test_the_probe_service_tells_where_it_lived(lab):
     """Start, status and stop of a probe service; its log shows two instances at once, or none."""
     lab.add_service(ProbeService("web"))
@@ -296,11 +360,14 @@ def test_closing_leaves_nothing_behind(workdir, needs_root):
 
 
 def test_a_killed_test_leaves_nothing_behind(workdir, needs_root):
-    """The same after SIGKILL of the process that made the lab."""
+    """The same after SIGKILL of the process that made the lab, with a disk that hangs."""
     interfaces = set(os.listdir("/sys/class/net"))
     script = (
-        "import sys; from lab import Lab; lab = Lab(sys.argv[1])\n"
-        "lab.node('n1').spawn(['sleep', '1000']); print(lab.node('n1').machine.pid, flush=True)\n"
+        "import sys, time; from lab import Lab; lab = Lab(sys.argv[1], hangable=['n1'])\n"
+        "lab.node('n1').spawn(['sleep', '1000']); lab.disk.hang('n1')\n"
+        "lab.node('n1').spawn(['dd', 'if=/dev/zero', f'of={lab.disk.path}', 'bs=512', 'oflag=direct'])\n"
+        "lab.wait(lambda: 'D' in lab.node('n1').machine.processes().values(), 5, 'dd hangs')\n"
+        "print(lab.node('n1').machine.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(
@@ -325,6 +392,9 @@ def assert_nothing_left(workdir, interfaces, _lab):
     deadline = time.monotonic() + 10
     while subprocess.run(["losetup", "-j", workdir / "shared-disk.img"], capture_output=True).stdout:
         assert time.monotonic() < deadline, "the loop device remained"
+        time.sleep(0.05)
+    while subprocess.run(["pgrep", "-f", str(workdir)], capture_output=True).stdout:
+        assert time.monotonic() < deadline, "a process remained"
         time.sleep(0.05)
     assert str(workdir) not in Path("/proc/self/mountinfo").read_text()
     assert set(os.listdir("/sys/class/net")) == interfaces

@@ -76,25 +76,58 @@ def test_no_takeover_while_one_link_lives(lab, alive):
     assert down.count("DOWN") >= 2
     lab.cut_link("n1", alive)
     lab.wait(lambda: "n2" in nodes_living(lab, "web"), TIMEOUT_S + 10, "with no link at all n2 takes over")
+    assert not lab.overlaps()
 
 
-def test_a_deaf_owner_keeps_its_service(lab):
+def make_deaf(lab):
+    """n1 sends on its networks, and hears nothing at all."""
+    lab.cut_link("n1", "disk")
+    for cable in lab.interfaces:
+        lab.deafen("n1", cable)
+
+
+def mend_deafness(lab):
+    for cable in lab.interfaces:
+        lab.deafen("n1", cable, deaf=False)
+    lab.heal_link("n1", "disk")
+
+
+def test_a_deaf_owner_without_a_lease_keeps_its_service(lab):
     """n1, which runs web, hears n2 on no link, but n2 hears n1: nobody moves, and n2 raises an alarm."""
-    lab.configure(TIMEOUT_S, [ProbeService("web")])
+    lab.configure(TIMEOUT_S, [ProbeService("web")], more="lease = no\n")
     lab.start_daemons()
     lab.hand_over("web")
     n1, n2 = lab.nodes
-    lab.cut_link("n1", "disk")
-    for cable in ("eth1", "eth2"):
-        lab.deafen("n1", cable)
+    make_deaf(lab)
     lab.wait(lambda: n1.states("web")["n2"] == "UNKNOWN", TIMEOUT_S + 10, "n1 hears n2 no more")
     lab.hold(lambda: nodes_living(lab, "web") == ["n1"], 3 * TIMEOUT_S, "web stays on n1")
     assert n2.state("web") == "STOPPED"
     assert any("does not hear us" in alarm["text"] for alarm in n2.status()["alarms"])
-    for cable in ("eth1", "eth2"):
-        lab.deafen("n1", cable, deaf=False)
+    mend_deafness(lab)
     lab.wait(lambda: n1.states("web") == {"n1": "STARTED", "n2": "STOPPED"}, 10, "n1 hears n2 again")
     assert len(lab.spans("web")) == 1
+
+
+def test_a_deaf_owner_whose_disk_fails_cannot_renew_its_lease(lab):
+    """The same with a lease: no acknowledgement and no slot of its own, so n1 ends web; never two.
+
+    n2 hears that n1 lives, and says that it is not heard. When n1 hears again, web is up in one place.
+    """
+    lab.configure(TIMEOUT_S, [ProbeService("web")])
+    lab.start_daemons()
+    lab.hand_over("web")
+    n2 = lab.node("n2")
+    make_deaf(lab)
+    lab.wait(lambda: not lab.living("web"), TIMEOUT_S + 5, "web ends on n1")
+
+    def is_told():
+        return any("does not hear us" in alarm["text"] for alarm in n2.status()["alarms"])
+
+    lab.wait(is_told, 2 * TIMEOUT_S + 5, "n2 says that n1 does not hear it")
+    lab.hold(lambda: len(lab.living("web")) <= 1, 2 * TIMEOUT_S, "never two")
+    mend_deafness(lab)
+    lab.wait(lambda: len(lab.living("web")) == 1, 20, "web is up in one place")
+    assert not lab.overlaps()
 
 
 def test_switch_moves_a_service_and_back(lab):
