@@ -11,12 +11,12 @@ PYTHON = $(shell packaging/find-python newest)
 DEBIAN_PYTHON := /usr/bin/python3
 OLDEST_VERSION := 3.9
 
-QUICK_TESTS := tests/unit tests/property tests/golden
+QUICK_TESTS := tests/unit tests/property tests/golden tests/sim
 PYTEST := $(BIN)/pytest --timeout 300
 PROSE := README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md docs conf.d debian packaging opensvc_hb drivers tests
 
 .PHONY: help setup venv demo lint test test-quick test-suite test-lab test-packaging test-newest test-debian \
-	test-oldest docs deb clean
+	test-oldest sim bench docs deb clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +44,11 @@ lint: venv ## ruff, mypy --strict, import contracts, spelling
 test: lint test-suite test-newest test-debian test-oldest test-packaging test-lab ## everything, as CI runs it
 
 test-quick: venv ## unit, property and golden tests but the slow ones: no root, under a minute
-	$(PYTEST) -n 2 -m 'not slow' $(QUICK_TESTS)
+	$(PYTEST) -n 3 --dist loadgroup -m 'not slow' $(QUICK_TESTS)
 
 test-suite: venv
 	@echo; echo "==== quick tests of the tree with $$($(BIN)/python --version) ($(VENV)) ===="
-	$(PYTEST) -n 2 $(QUICK_TESTS)
+	$(PYTEST) -n 2 --dist loadgroup $(QUICK_TESTS)
 
 test-newest: setup
 	@newest=$$(packaging/find-python newest); \
@@ -75,6 +75,13 @@ test-lab: venv ## two real nodes in namespaces of this machine (root)
 	@echo; echo "==== lab: real nodes in namespaces ===="
 	@if packaging/can-run-lab; then $(PYTEST) tests/lab; \
 	else echo "!!!! NOT TESTED: the lab, for the reason above !!!!"; [ "$$CI" != true ]; fi
+
+sim: venv ## 2,000,000 steps of simulated clusters with every kind of fault, on all processors
+	$(BIN)/python -m opensvc_hb.sim
+
+bench: venv ## measure against the targets and against keepalived, pacemaker (root; long; QUICK=1: a try)
+	@tests/bench/install-peers
+	$(BIN)/python tests/bench/bench.py $(if $(QUICK),--quick)
 
 docs: venv ## draw docs/rules.md from the decision table
 	$(BIN)/python packaging/draw-rules > docs/rules.md

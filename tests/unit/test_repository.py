@@ -85,8 +85,8 @@ def test_core_imports_only_data_modules_and_itself():
     ("room", "may_import"),
     [
         ("links", "core errors files ini paths"),
-        ("agent", "core errors files ini paths client"),
-        ("daemon", "core links errors files ini paths client"),
+        ("agent", "core errors files held ini paths client"),
+        ("daemon", "core links errors files held ini paths client"),
     ],
 )
 def test_rooms_use_only_the_doors_they_have(room, may_import):
