@@ -32,6 +32,8 @@ def status_text(document: Mapping[str, Any], colours: bool = False) -> str:
     if lines:
         lines.append("")
     lines.append(_node_line(document))
+    if document["lease"]:
+        lines += _wrapped("lease  ", 7, _lease_words(document["lease"]))
     for name, peer in document["peers"].items():
         lines += _wrapped("", 7, _peer_words(name, peer))
     lines += ["", "links"]
@@ -77,6 +79,16 @@ def _node_line(document: Mapping[str, Any]) -> str:
         f"{document['node']}  {document['phase']} for {duration_text(document['running_for_s'])}, "
         f"{len(here)} of {len(document['services'])} services run here"
     )
+
+
+def _lease_words(lease: Mapping[str, Any]) -> str:
+    if lease["broken"]:
+        return "run out: nothing renews it before what ran here has ended"
+    if lease["left_s"] is None:
+        return "none yet: no other node has answered, and our slot on the disk is not written"
+    words = f"{duration_text(lease['left_s'])} of {duration_text(lease['lasts_s'])} left"
+    words += f": {lease['renewed_by']}" if lease["renewed_by"] else ""
+    return words if lease["needed"] else f"{words}; not needed now"
 
 
 def _peer_words(name: str, peer: Mapping[str, Any]) -> str:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from opensvc_hb.core.config import Config, Link, TakeoverPolicy
+from opensvc_hb.core.guardian import END_SHARE
 from opensvc_hb.core.healing import HEALED
+from opensvc_hb.core.lease import is_leased, is_vouched
 from opensvc_hb.core.messages import link_tag
 from opensvc_hb.core.negotiation import holding_rule
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer
 from opensvc_hb.core.states import State
+from opensvc_hb.core.summary import needs_lease
 from opensvc_hb.links.base import LinkCounters
 
 SCHEMA = "opensvc.hb.status/1"
@@ -58,6 +61,7 @@ def status_document(
         "running_for_s": round(now - state.started_at, 3),
         "realtime": notices.realtime,
         "key_ids": list(notices.key_ids),
+        "lease": _lease(state, now),
         "peers": {node: _peer(state, peer, now) for node, peer in state.peers.items()},
         "links": [link_document(state, link, counters.get(link.id), now) for link in state.config.links],
         "services": {name: service_document(state, i, now) for name, i in sorted(state.instances.items())},
@@ -68,6 +72,25 @@ def status_document(
 
 def _age(at: Optional[float], now: float) -> Optional[float]:
     return None if at is None else round(max(0.0, now - at), 3)
+
+
+def _lease(state: NodeState, now: float) -> Optional[Dict[str, Any]]:
+    """Return this node's lease; None where there is no disk to hold one on.
+
+    `left_s` is what is left of `lasts_s` seconds until what runs here begins to end; None for not
+    known. `needed`: something runs here that needs it.
+    """
+    if not is_leased(state):
+        return None
+    lease = state.lease
+    return {
+        "left_s": None if lease.until is None else round(max(0.0, lease.until - now), 3),
+        "lasts_s": END_SHARE * state.config.longest_timeout_s,
+        "renewed_by": lease.renewed_by,
+        "renewed_s_ago": _age(lease.counts_from, now),
+        "needed": any(needs_lease(state, instance) for instance in state.instances.values()),
+        "broken": lease.is_broken,
+    }
 
 
 def _peer(state: NodeState, peer: Peer, now: float) -> Dict[str, Any]:
@@ -205,7 +228,19 @@ def instance_document(state: NodeState, instance: Instance) -> Dict[str, Any]:
     return {
         "service": state.config.services[instance.service].svcname,
         "state": instance.state.name if instance.verified else State.UNKNOWN.name,
+        "notes": _instance_notes(state),
     }
+
+
+def _instance_notes(state: NodeState) -> List[str]:
+    """Return what whoever looks at a service on this node should know before it happens."""
+    if not guards(state.config):
+        return [UNGUARDED]
+    silent = [peer.node for peer in state.peers.values() if peer.liveness is Liveness.UNKNOWN]
+    if silent and not is_vouched(state) and is_leased(state):
+        names = ", ".join(silent)
+        return [f"{names} is silent: if the disk of the lease fails as well, this node ends its services"]
+    return []
 
 
 def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str]]:
@@ -275,9 +310,17 @@ def guard_notes(config: Config) -> List[str]:
             f"lease on {place}: a node that nobody hears and whose slot there cannot be written ends its "
             "services, also when the other node is dead"
         ]
-    if config.policies.takeover is TakeoverPolicy.ASK:
+    if guards(config):
         return []
     return [
         "no guard: if every link is cut while both nodes live, both start the services (split brain); "
         "keep the links on separate paths, add a disk link for each node, or set takeover = ask"
     ]
+
+
+UNGUARDED = "no guard: a split brain is possible, see hbmgr status"
+
+
+def guards(config: Config) -> bool:
+    """Tell whether anything keeps two nodes that do not hear each other from starting the same service."""
+    return len(config.nodes) < 2 or bool(config.lease_links) or config.policies.takeover is TakeoverPolicy.ASK

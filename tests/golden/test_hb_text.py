@@ -1,15 +1,17 @@
 """What hbmgr prints: compared word for word, and never wider than 80 columns."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from opensvc_hb.cli.hb_text import duration_text, events_text, links_text, status_text
 from opensvc_hb.core.config import Config, Link, LinkType, Policies, Service
+from opensvc_hb.core.node_state import Lease, Liveness
 from opensvc_hb.core.states import ActionVerb, Verb
 from opensvc_hb.daemon.journal import JournalRecord
-from opensvc_hb.daemon.report import Notices, status_document
+from opensvc_hb.daemon.report import Notices, instance_document, status_document
 from opensvc_hb.links.base import LinkCounters
 from opensvc_hb.links.carrier import LinkRole
 from opensvc_hb.sim.world import World
@@ -96,6 +98,34 @@ def test_a_frozen_service_says_who_and_why(world, check):
     world.command(NODES[0], "registry", Verb.FREEZE_START, reason="kernel upgrade")
     world.run(1)
     check("status-frozen.txt", status_text(page(world, NODES[0])))
+
+
+@pytest.mark.parametrize(
+    ("lease", "words"),
+    [
+        (Lease(None), "lease  none yet: no other node has answered"),
+        (Lease(1.0, 0.5, "it ran", is_broken=True), "lease  run out: nothing renews it before what ran here"),
+        (Lease(9e9, 0.5, "n2 answered"), " of 6.0 s left: n2 answered\n"),
+    ],
+)
+def test_the_lease_is_told_in_a_line(world, lease, words):
+    """How much is left, and by whom it was renewed; or why there is none."""
+    core = replace(world.hosts[NODES[0]].core, lease=lease)
+    assert words in status_text(status_document(core, {}, NOTHING, world.now))
+
+
+def test_only_a_node_that_may_come_to_grief_has_notes_on_its_instances(world):
+    """Networks only: a split brain is possible. A disk: said when the other node is gone."""
+    core = world.hosts[NODES[0]].core
+    instance = core.instances["registry"]
+    assert instance_document(core, instance)["notes"] == []
+    bare = replace(core, config=replace(core.config, links=core.config.links[::2]))
+    assert instance_document(bare, instance)["notes"] == [
+        "no guard: a split brain is possible, see hbmgr status"
+    ]
+    silent = replace(core.peers[NODES[1]], liveness=Liveness.UNKNOWN)
+    (note,) = instance_document(replace(core, peers={NODES[1]: silent}), instance)["notes"]
+    assert note.startswith(f"{NODES[1]} is silent: if the disk of the lease fails as well")
 
 
 def test_links_show_one_line_per_line_of_the_monitor_file(world, check):

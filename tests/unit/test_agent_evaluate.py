@@ -90,6 +90,7 @@ def test_in_a_service_of_launchers_only_the_heartbeat_decides(site, answer, is_a
         ({"ok": False, "code": 3}, Status.WARN, "unable to determine cluster service state"),
         ({"ok": True, "state": "STARTED"}, Status.UP, ""),
         ({"ok": True, "state": "STOPPED"}, Status.DOWN, ""),
+        ({"ok": True, "state": "STARTED", "notes": ["no guard"]}, Status.UP, "no guard"),
         ({"ok": True, "state": "UNKNOWN"}, Status.WARN, "unable to determine cluster service state"),
         ({"ok": True, "state": "FROZEN_START"}, Status.WARN, "cluster service status is start_ready"),
         ({"ok": True, "state": "START_READY", "marked": "FROZEN_START"}, Status.WARN,

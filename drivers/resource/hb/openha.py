@@ -50,6 +50,8 @@ class HbOpenHa(Resource):
             self.passive = bool(answer.get("running", True))
             self.say(UNDETERMINED if self.passive else NOT_RUNNING)
             return Status.WARN
+        for note in answer.get("notes", ()):
+            self.say(str(note))
         state = str(answer.get("state") or "UNKNOWN").lower()
         if answer.get("marked") == "FROZEN_START" or state == "frozen_start":
             state = "start_ready"
