@@ -25,7 +25,7 @@ from dataclasses import replace
 from core_builders import make_config, rule_ids
 
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core.config import HealPolicy, LeasePolicy, Policies, TakeoverPolicy
+from opensvc_hb.core.config import HealPolicy, LeasePolicy, Policies, Protocol, TakeoverPolicy
 from opensvc_hb.core.states import State, Verb
 from opensvc_hb.sim.deeds import Hands
 from opensvc_hb.sim.scenes import parsed
@@ -42,6 +42,7 @@ class Play:
         self.hands = None
         self.rules = set()
         self._heard = 0
+        self._openha = []
 
     def perform(self, text):
         """Return the file's text with the answers of today in place of those it holds."""
@@ -75,6 +76,8 @@ class Play:
 
     def _state(self, node, name):
         core = self.world.hosts[node].core
+        if self.world.hosts[node].openha is not None:
+            return self.world.state(node, name)
         if core is None or name not in core.instances:
             return "-"
         instance = core.instances[name]
@@ -105,8 +108,11 @@ class Play:
         links = options.pop("links", "net").split(",")
         timeout_s = float(options.pop("timeout", 5))
         services = options.pop("services", "svc1").split(",")
+        self._openha = options.pop("openha", "").split(",")
         assert not options, f"what is {options}?"
         made = [make_config(node, links, timeout_s, services, nodes, policies) for node in nodes]
+        if any(self._openha):
+            made = [replace(config, protocol=Protocol.BOTH) for config in made]
         self._begin(World(tuple(made)))
 
     def _do_scene(self, *words):
@@ -127,7 +133,10 @@ class Play:
 
     def _do_booted(self):
         for node in self.world.hosts:
-            self.world.boot(node)
+            if node in self._openha:
+                self.world.boot_openha(node)
+            else:
+                self.world.boot(node)
         self.world.run(1)
         self._heard = len(self.world.log)
 
@@ -135,8 +144,9 @@ class Play:
         if self.world.hosts[node].core is None:
             self._do_booted()
         for each in [node, *self.world.hosts]:
-            self.world.command(each, name, Verb.UNFREEZE)
-            self.world.run(2)
+            if self.world.hosts[each].openha is None:
+                self.world.command(each, name, Verb.UNFREEZE)
+            self.world.run(9 if any(self._openha) else 2)
         assert self.world.state(node, name) == "STARTED", self._states()
         self._heard = len(self.world.log)
 

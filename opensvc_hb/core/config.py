@@ -52,6 +52,16 @@ class Link:
         return f"{self.type.value}:{self.device}:{self.address}{end}"
 
 
+class Protocol(enum.Enum):
+    """What beats look like on the wire."""
+
+    NATIVE = "native"
+    OPENHA = "openha"
+    """The C program's structure and nothing else."""
+    BOTH = "both"
+    """The structure with a native beat behind it: C nodes and native ones hear the same datagram."""
+
+
 class HealPolicy(enum.Enum):
     """What the lower side of a double start does when its stop has ended and the higher is heard."""
 
@@ -121,6 +131,7 @@ class Config:
         links: the monitor file, in file order.
         services: by hb name; only those that list this node.
         digest: digest of the shared part (links, services, protocol), `DIGEST_BYTES` bytes.
+        protocol: with a node that may run the C program there is no lease: it knows none.
     """
 
     node: str
@@ -129,6 +140,7 @@ class Config:
     services: Mapping[str, Service]
     policies: Policies = Policies()
     digest: bytes = b""
+    protocol: Protocol = Protocol.NATIVE
 
     @cached_property
     def peers(self) -> Tuple[str, ...]:
@@ -152,6 +164,8 @@ class Config:
         A lease needs a slot of every node; other disk links carry beats only.
         """
         if self.policies.lease is LeasePolicy.NO or len(self.nodes) < 2:
+            return {}
+        if self.protocol is not Protocol.NATIVE:
             return {}
         found: Dict[str, Link] = {}
         for link in self.links:

@@ -62,12 +62,16 @@ def progress(turn: Turn) -> None:
     farewell = turn.state.farewell
     assert farewell is not None, "a farewell is said before its acknowledgement is awaited"
     listening = [p for p in turn.peers.values() if p.liveness not in _GONE]
+    deaf = [peer for peer in listening if peer.is_legacy]
+    if turn.state.phase is Phase.RESTARTING:
+        # The C program knows no restart: the sooner the next daemon is back, the better.
+        listening = [peer for peer in listening if not peer.is_legacy]
     heard = all(peer.acked >= farewell for peer in listening)
     until = turn.state.phase_until
     if not heard and (until is None or turn.now < until):
         return
     if not listening:
-        text = "no peer hears this node"
+        text = "the C program on the other node answers nothing" if deaf else "no peer hears this node"
     else:
         text = "acknowledged by every live peer" if heard else "not acknowledged in time"
     word = "LEFT" if turn.state.phase is Phase.LEFT else "the restart"

@@ -232,6 +232,24 @@ class DaemonStarted:
     lease_until: Optional[float] = None
 
 
+@dataclass(frozen=True)
+class LegacyBeat:
+    """A beat of a node that runs the C program, fresh on this link: no dialogue, states only.
+
+    Args:
+        node: who sent it; the link's own node, never this one.
+        states: its services in its order, with the states there; services unknown here included.
+        elapsed: the sender's wall clock, seconds; compared for equality only.
+        pid: the sending process.
+    """
+
+    link_id: str
+    node: str
+    states: Tuple[Tuple[str, State], ...]
+    elapsed: int
+    pid: int
+
+
 class StopKind(enum.Enum):
     """Why a daemon stops."""
 
@@ -258,6 +276,7 @@ class StallDetected:
 
 Event = Union[
     BeatReceived,
+    LegacyBeat,
     LinkFailed,
     LinkDrained,
     SlotWritten,

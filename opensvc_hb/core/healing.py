@@ -37,10 +37,20 @@ def goes_first(service: Service, node: str, peer: str, agreed: bool) -> bool:
     return service.nodes.index(node) < service.nodes.index(peer)
 
 
-def order(service: Service, node: str, own: Instance, peer: str, entry: Entry, agreed: bool = True) -> Order:
+def order(
+    service: Service,
+    node: str,
+    own: Instance,
+    peer: str,
+    entry: Entry,
+    agreed: bool = True,
+    is_legacy: bool = False,
+) -> Order:
     """Tell which side of a double start this node is, against one peer's entry."""
     if own.state not in CONTENDING or entry.state not in CONTENDING:
         return Order.NONE
+    if is_legacy:
+        return Order.FOREIGN
     ours = (resources_up(own), own.epoch)
     theirs = (entry.resources_up, entry.epoch)
     if ours == theirs:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Tuple
 
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core import lease
-from opensvc_hb.core.events import BeatReceived, LinkDrained, LinkFailed
+from opensvc_hb.core import lease, legacy
+from opensvc_hb.core.events import BeatReceived, LegacyBeat, LinkDrained, LinkFailed
 from opensvc_hb.core.messages import Beat, Entry, Hearing, link_tag
 from opensvc_hb.core.node_state import Drain, Liveness, NodeState, Offer, Peer, PeerLink
 from opensvc_hb.core.records import replace
@@ -48,9 +48,9 @@ def hear(turn: Turn, event: BeatReceived) -> None:
     if peer is None or event.link_id not in peer.links or beat.incarnation < peer.incarnation:
         return
     reborn = peer.heard and beat.incarnation > peer.incarnation
-    first = not peer.heard or reborn
+    first = not peer.heard or reborn or peer.is_legacy
     if first:
-        peer = _first_beat(turn, peer, beat)
+        peer = replace(_first_beat(turn, peer, beat), legacy=None)
     peer = _hear_link(turn, peer, event)
     newest = beat.sequence > peer.sequence
     completes = beat.sequence == peer.sequence and beat.table is not None and not peer.table_current
@@ -60,6 +60,17 @@ def hear(turn: Turn, event: BeatReceived) -> None:
         turn.persist()
     peer = replace(peer, drain=None, confirmed_dead=False, claim=None)
     turn.put_peer(peer)
+    judge(turn, peer.node)
+
+
+def hear_legacy(turn: Turn, event: LegacyBeat) -> None:
+    """Take in a structure of a node that runs the C program."""
+    peer = turn.peers.get(event.node)
+    if peer is None or event.link_id not in peer.links:
+        return
+    if peer.confirmed_dead:
+        turn.persist()
+    turn.put_peer(legacy.take_in(turn, peer, event))
     judge(turn, peer.node)
 
 
@@ -270,7 +281,7 @@ def silent_at(peer: Peer) -> float:
 
 def judge(turn: Turn, node: str) -> None:
     """Answer anew whether a peer is alive, and journal a changed answer."""
-    peer = _links_down(turn, turn.peers[node])
+    peer = legacy.instead_of_silence(turn, _links_down(turn, turn.peers[node]))
     peer, liveness = _liveness(turn, peer)
     before = peer.liveness
     peer = replace(peer, liveness=liveness)
@@ -308,7 +319,7 @@ def _liveness(turn: Turn, peer: Peer) -> Tuple[Peer, Liveness]:
     if peer.left_until is not None and now < silent_at(peer):
         return peer, Liveness.UNPROVEN  # its last word is no longer leave, its silence not yet
     if any(link.up for link in peer.links.values()):
-        return peer, Liveness.ONE_WAY if _one_way(turn, peer) else Liveness.ALIVE
+        return peer, Liveness.ONE_WAY if not peer.is_legacy and _one_way(turn, peer) else Liveness.ALIVE
     if peer.promised_until is not None and now < peer.promised_until:
         return peer, Liveness.RESTARTING
     if now < silent_at(peer):

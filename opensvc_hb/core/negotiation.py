@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import List, Optional
 
-from opensvc_hb.core import lease
+from opensvc_hb.core import lease, legacy
 from opensvc_hb.core.config import Service, TakeoverPolicy
 from opensvc_hb.core.healing import goes_first, order, settle_contest, yield_here
 from opensvc_hb.core.membership import PERMISSION_SHARE
@@ -54,8 +54,11 @@ def situation(state: NodeState, instance: Instance, peer: Peer, now: float) -> S
         liveness=peer.liveness,
         peer=announced,
         settled=offer is not None and offer_is_settled(offer, state.incarnation, peer, now),
+        aged=legacy.settles(peer, instance, now),
         order=(
-            Order.NONE if entry is None else order(service, config.node, instance, peer.node, entry, agreed)
+            Order.NONE
+            if entry is None
+            else order(service, config.node, instance, peer.node, entry, agreed, peer.is_legacy)
         ),
         maintenance=(
             instance.service in peer.maintenance

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, FrozenSet, Mapping, Optional, Tuple
 
 from opensvc_hb.core.config import Config
-from opensvc_hb.core.events import CommandGiven, SlotView, StopKind, StoredInstance
+from opensvc_hb.core.events import CommandGiven, LegacyBeat, SlotView, StopKind, StoredInstance
 from opensvc_hb.core.guardian import Order
 from opensvc_hb.core.messages import Entry
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
@@ -228,6 +228,25 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Legacy:
+    """A peer that runs the C program, or did.
+
+    Args:
+        speaks: its newest word is the C program's, and its table is of that.
+        marks: by link, the sender's clock and process in the newest structure: one that says
+            the same again is no sign of life.
+        changed_at: by service, when its state there was seen to change, or first seen.
+        kept: a structure that came while the peer spoke natively, and when: what it says counts as
+            soon as it does not any more.
+    """
+
+    speaks: bool = False
+    marks: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
+    changed_at: Mapping[str, float] = field(default_factory=dict)
+    kept: Optional[Tuple[LegacyBeat, float]] = None
+
+
+@dataclass(frozen=True)
 class Peer:
     """What this node knows of another.
 
@@ -251,6 +270,7 @@ class Peer:
         confirmed_dead: an operator vouched; until it is heard again.
         slot: what our listener has last told of its slot on the lease disk.
         claim: our claim of its lease, while it is silent.
+        legacy: what is known of it as a node that runs the C program; None: nothing ever came.
     """
 
     node: str
@@ -281,6 +301,12 @@ class Peer:
     longest_timeout_s: float = 0.0
     slot: Optional[SlotView] = None
     claim: Optional[Claim] = None
+    legacy: Optional[Legacy] = None
+
+    @property
+    def is_legacy(self) -> bool:
+        """Tell whether its newest word is the C program's."""
+        return self.legacy is not None and self.legacy.speaks
 
 
 class Phase(enum.Enum):

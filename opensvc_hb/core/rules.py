@@ -45,6 +45,8 @@ class Order(enum.Enum):
     NONE = "-"
     HIGHER = "higher"
     LOWER = "lower"
+    FOREIGN = "foreign"
+    """The other runs the C program, which never yields, and whose word is not authentic."""
 
 
 class Lapse(enum.Enum):
@@ -80,6 +82,7 @@ class Situation:
         role: PRIMARY when this node stands before the peer in the service's list.
         peer: the state that the peer announced last; UNKNOWN when it announced none.
         settled: the peer acknowledged our offer, in a beat whose table we hold, in good time.
+        aged: the peer runs the C program, and kept it stopped for as long as our offer had to stand.
         order: of a double start, seen from here.
         maintenance: the peer froze it started, or left without ending it, and has not said otherwise.
         ask: a takeover needs an operator, and none has spoken.
@@ -103,6 +106,7 @@ class Situation:
     lapse: Lapse = Lapse.NONE
     broken: bool = False
     guard: Guard = Guard.NONE
+    aged: bool = False
 
 
 CLAIM_REFUSED = "U13"
@@ -137,6 +141,7 @@ class Rule:
     peer: Optional[FrozenSet[State]] = None
     role: Optional[Role] = None
     settled: Optional[bool] = None
+    aged: Optional[bool] = None
     order: Optional[Order] = None
     maintenance: Optional[bool] = None
     ask: Optional[bool] = None
@@ -155,6 +160,7 @@ class Rule:
             and (self.peer is None or s.peer in self.peer)
             and (self.role is None or s.role is self.role)
             and (self.settled is None or s.settled is self.settled)
+            and (self.aged is None or s.aged is self.aged)
             and (self.order is None or s.order is self.order)
             and (self.maintenance is None or s.maintenance is self.maintenance)
             and (self.ask is None or s.ask is self.ask)
@@ -210,6 +216,16 @@ RULES: Tuple[Rule, ...] = (
         peer=_ACTIVE,
         liveness=frozenset({Liveness.ALIVE, Liveness.ONE_WAY}),
         order=Order.HIGHER,
+        alarm=True,
+    ),
+    Rule(
+        "H3",
+        Verdict.HOLD,
+        "both nodes run it and the other one is run by the C program, which never yields: stop one by hand",
+        own=_ACTIVE,
+        peer=_ACTIVE,
+        liveness=frozenset({Liveness.ALIVE, Liveness.ONE_WAY}),
+        order=Order.FOREIGN,
         alarm=True,
     ),
     # States that only an action or an operator ends.
@@ -470,6 +486,15 @@ RULES: Tuple[Rule, ...] = (
         liveness=_HEARD,
         peer=PERMISSIVE,
         settled=True,
+    ),
+    Rule(
+        "C1",
+        Verdict.START,
+        "the peer runs the C program and kept it stopped while our offer stood for 5 s: start",
+        own=_OFFERING,
+        liveness=_HEARD,
+        peer=PERMISSIVE,
+        aged=True,
     ),
     Rule(
         "N2",

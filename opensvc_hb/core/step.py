@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Dict, Iterable, List, Tuple
 
-from opensvc_hb.core import departure, handover, lease, membership, negotiation, operator, outcome
+from opensvc_hb.core import departure, handover, lease, legacy, membership, negotiation, operator, outcome
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.adoption import add_service, begin, verified
 from opensvc_hb.core.config import Config
@@ -22,6 +22,7 @@ from opensvc_hb.core.events import (
     DaemonStopping,
     Event,
     GuardianActed,
+    LegacyBeat,
     LinkDrained,
     LinkFailed,
     PeerConfirmedDead,
@@ -69,6 +70,7 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
         _look_at_the_lapsed(turn)
     summary = summary_of(negotiation.seen(turn))
     turn.dirty.update(summary.handing, summary.paused)
+    legacy.look_again(turn)
     if turn.state.phase not in UNDECIDED_PHASES:
         membership.confirm(turn)
         _settle(turn)
@@ -125,6 +127,9 @@ def _wake_at(state: NodeState, peers: Dict[str, Peer]) -> float:
     change = membership.next_change_at(state, peers, state.last_at)
     if change is not None:
         times.append(change)
+    settled_at = legacy.next_change_at(state, state.last_at)
+    if settled_at is not None:
+        times.append(settled_at)
     lease_change = lease.next_change_at(state, state.last_at)
     if lease_change is not None:
         times.append(lease_change)
@@ -140,6 +145,8 @@ def _wake_at(state: NodeState, peers: Dict[str, Peer]) -> float:
 def _route(turn: Turn, event: Event) -> None:
     if isinstance(event, BeatReceived):
         membership.hear(turn, event)
+    elif isinstance(event, LegacyBeat):
+        membership.hear_legacy(turn, event)
     elif isinstance(event, Ticked):
         pass  # time alone: every turn judges the peers and looks at what that changes
     elif isinstance(event, LinkDrained):

@@ -5,7 +5,9 @@ does nothing, and says so. That keeps a schedule meaningful when lines are dropp
 
     boot NODE                    power on
     kill NODE                    power off
+    boot-openha NODE             power on, with the C program in place of our daemon
     daemon-start NODE            the node was not off
+    openha-start NODE            the same with the C program; `daemon-kill` ends it
     daemon-stop NODE             in order: the services run on
     daemon-kill NODE             without a word
     leave NODE                   a halt in order
@@ -109,6 +111,19 @@ class Hands:
         self.world.boot(node)
         return True
 
+    def _do_boot_openha(self, node: str) -> bool:
+        if self._host(node).is_on:
+            return False
+        self.world.boot_openha(node)
+        return True
+
+    def _do_openha_start(self, node: str) -> bool:
+        host = self._host(node)
+        if not host.is_on or host.core is not None or host.openha is not None:
+            return False
+        self.world.boot_openha(node, booted=False)
+        return True
+
     def _do_kill(self, node: str) -> bool:
         if not self._host(node).is_on:
             return False
@@ -132,7 +147,11 @@ class Hands:
         return self._if_daemon(node, lambda: self.world.stop(node, StopKind.RESTART))
 
     def _do_daemon_kill(self, node: str) -> bool:
-        return self._if_daemon(node, lambda: self.world.kill_daemon(node))
+        host = self._host(node)
+        if host.core is None and host.openha is None:
+            return False
+        self.world.kill_daemon(node)
+        return True
 
     def _do_leave(self, node: str) -> bool:
         return self._if_daemon(node, lambda: self.world.stop(node, StopKind.LEAVE))
@@ -247,6 +266,9 @@ class Hands:
     def _command(self, verb: Verb, words: List[str]) -> bool:
         name, _, node = words[:3]
         force = words[-1] == "force"
+        openha = self._host(node).openha
+        if openha is not None:
+            return openha.command(verb, name)
         return self._if_daemon(node, lambda: self.world.command(node, name, verb, force, "as told"))
 
     def _do_confirm_dead(self, dead: str, _on: str, node: str) -> bool:

@@ -20,6 +20,7 @@ from opensvc_hb.sim.actions import Runner
 from opensvc_hb.sim.clocks import Clock
 from opensvc_hb.sim.disks import Path, Reader, Writer
 from opensvc_hb.sim.guardian import Guardian
+from opensvc_hb.sim.openha_node import OpenHaNode
 
 
 class CrashKind(enum.Enum):
@@ -66,6 +67,7 @@ class Host:
         effects: of the step under way, not performed yet.
         unstored, announced: as the daemon's performer: a state that could not be stored, and the
             last beat that was announced while it could.
+        openha: the C program, where that runs in place of our daemon.
         reads_late_s: listeners of networks hand over so much later, unless they are asked.
         unguarded: services whose guardian did not confirm the order that names them.
     """
@@ -99,6 +101,7 @@ class Host:
     writers: Dict[str, Writer] = field(default_factory=dict)
     reads_late_s: float = 0.0
     readers: Dict[str, Reader] = field(default_factory=dict)
+    openha: Optional[OpenHaNode] = None
 
     @property
     def running(self) -> Set[str]:

@@ -39,6 +39,7 @@ from opensvc_hb.sim.disks import Disk, Port, Reader, Writer
 from opensvc_hb.sim.guardian import Guardian
 from opensvc_hb.sim.hosts import Crash, CrashKind, Host
 from opensvc_hb.sim.inboxes import Inboxes
+from opensvc_hb.sim.openha_node import OpenHaNode
 from opensvc_hb.sim.timeline import Timeline
 
 LINK_DELAY_S = 0.001
@@ -178,9 +179,20 @@ class World:
         host.path.stuck = [late for late in host.path.stuck if self.chance.draw(arrives) >= 0.5]
         self.say(node, "is killed")
 
-    def kill_daemon(self, node: str) -> None:
-        """End the daemon without a word; its services run on."""
+    def boot_openha(self, node: str, booted: bool = True) -> None:
+        """Start the C program on a node, whose machine was off before if `booted`."""
         host = self.hosts[node]
+        if booted:
+            host.runner.power_off()
+            host.is_on, host.asleep = True, False
+        host.openha = OpenHaNode(self, node)
+
+    def kill_daemon(self, node: str) -> None:
+        """End the daemon, ours or the C program, without a word; its services run on."""
+        host = self.hosts[node]
+        if host.openha is not None:
+            host.openha.end()
+            host.openha = None
         host.core = None
         self._forget_daemon(host)
 
@@ -279,8 +291,10 @@ class World:
 
     def state(self, node: str, service: str) -> str:
         """Return the state of an instance as its node announces it; `-` without a daemon."""
-        core = self.hosts[node].core
-        return "-" if core is None else core.instances[service].state.name
+        host = self.hosts[node]
+        if host.openha is not None:
+            return host.openha.states[service].name
+        return "-" if host.core is None else host.core.instances[service].state.name
 
     def say(self, node: str, text: str) -> None:
         """Add a line to the log."""
@@ -311,7 +325,12 @@ class World:
                 writer.offer(beat, with_table)
                 continue
             for listener, other in self.hosts.items():
-                if listener == node or (link.id, listener) in self.cuts or other.core is None:
+                if listener == node or (link.id, listener) in self.cuts:
+                    continue
+                if other.openha is not None:
+                    states = {entry.service: entry.state for entry in beat.table or ()}
+                    self.timeline.after(LINK_DELAY_S, other.openha.hear, link.id, states)
+                if other.core is None:
                     continue
                 delays = frozenset({LINK_DELAY_S})
                 if self.on_deliver is not None:
@@ -442,7 +461,9 @@ class World:
         owners = [n for n, h in self.hosts.items() if event.service in h.running]
         if len(owners) > 1:
             self.overlaps.append((self.now, event.service))
-        if action.life == host.life:
+        if host.openha is not None:
+            host.openha.action_ended(event)
+        elif action.life == host.life:
             self.inboxes.give(node, event)
 
     def _look_at(self, node: str, service: str) -> None:

@@ -21,7 +21,10 @@ ACTIVE = frozenset({State.STARTED, State.STARTING, State.FROZEN_START})
 
 @functools.cache
 def whole_product():
-    """Every situation there is without a lease, and with one; each with the row that decides it."""
+    """Every situation there is without a lease, with one, and against a node that runs the C program.
+
+    Each with the row that decides it.
+    """
     without = itertools.product(
         State, Role, Liveness, State, BOOLEANS, Order, BOOLEANS, BOOLEANS, BOOLEANS, BOOLEANS
     )
@@ -29,7 +32,23 @@ def whole_product():
     leased = itertools.product(
         State, Role, Liveness, State, no, none, BOOLEANS, BOOLEANS, no, BOOLEANS, Lapse, BOOLEANS, Guard
     )
-    product = itertools.chain(without, leased)
+    legacy = itertools.product(
+        State,
+        Role,
+        Liveness,
+        State,
+        no,
+        tuple(Order),
+        no,
+        no,
+        no,
+        BOOLEANS,
+        (Lapse.NONE,),
+        no,
+        (Guard.NONE,),
+        BOOLEANS,
+    )
+    product = itertools.chain(without, leased, legacy)
     made = tuple((situation, decide(situation)) for situation in itertools.starmap(Situation, product))
     gc.freeze()  # three quarters of a million: no collection of a later test needs to look at them
     return made
@@ -43,7 +62,8 @@ def situations(*verdicts):
 def test_the_table_has_a_row_for_every_situation():
     """Nothing that can happen is left without an answer."""
     leased = 11 * 2 * 8 * 11 * 2 * 2 * 2 * 3 * 2 * 6
-    assert len(whole_product()) == 11 * 2 * 8 * 11 * 2 * 3 * 2 * 2 * 2 * 2 + leased
+    legacy = 11 * 2 * 8 * 11 * 4 * 2 * 2
+    assert len(whole_product()) == 11 * 2 * 8 * 11 * 2 * 4 * 2 * 2 * 2 * 2 + leased + legacy
 
 
 def test_every_row_is_reached():
@@ -72,8 +92,9 @@ def test_only_an_idle_or_offering_instance_begins_to_start():
 def test_a_start_needs_an_acknowledgement_or_a_peer_that_is_gone():
     """Each way to a start asks for all of its conditions; a service of one node alone has no peer."""
     for s in situations(Verdict.START):
+        answered = s.settled or s.aged
         acknowledged = (
-            s.liveness is Liveness.ALIVE and s.peer in PERMISSIVE and s.settled and s.own is State.START_READY
+            s.liveness is Liveness.ALIVE and s.peer in PERMISSIVE and answered and s.own is State.START_READY
         )
         left = s.liveness is Liveness.LEFT and s.peer in PERMISSIVE
         unguarded = s.guard is Guard.NONE and s.liveness is Liveness.UNKNOWN
@@ -232,6 +253,7 @@ HELD_WHERE_OPENHA_STARTS = {
 }
 
 STARTED_WHERE_OPENHA_DOES_NOTHING = {
+    "C1": "an offer to the C program becomes a start at the end of its 5 s, as OpenHA's own does",
     "S2": "the primary answers a secondary's offer: OpenHA decides that in its 5 s, by rolling back",
     "N1": "an offer becomes a start: OpenHA does that at the end of its 5 s",
     "U0": "an offer becomes a start: no other node may run it any more",
