@@ -98,6 +98,8 @@ def _peer_words(name: str, peer: Mapping[str, Any]) -> str:
         words += f", promised to be back within {duration_text(peer['restarting_for_s'])}"
     if peer["waiting_for_s"] is not None:
         words += f", waiting for it for another {duration_text(peer['waiting_for_s'])}"
+    if peer["runs_openha"]:
+        words += ", runs the C program"
     if peer["confirmed_dead"]:
         words += ", confirmed dead by an operator"
     return words

@@ -39,6 +39,8 @@ class Notices:
         journal: why the journal cannot be written, "" when it can.
         key_ids: the keys in use, the sealing one first.
         guardian: why nothing that needs the guardian can start, "" when it answers.
+        state_files: why OpenHA's state files are not kept in step, "" when they are, or none are kept.
+        pid: the daemon's process.
     """
 
     store: str = ""
@@ -47,6 +49,8 @@ class Notices:
     realtime: str = ""
     key_ids: Sequence[int] = ()
     guardian: str = ""
+    state_files: str = ""
+    pid: int = 0
 
 
 def status_document(
@@ -63,7 +67,9 @@ def status_document(
         "key_ids": list(notices.key_ids),
         "lease": _lease(state, now),
         "peers": {node: _peer(state, peer, now) for node, peer in state.peers.items()},
-        "links": [link_document(state, link, counters.get(link.id), now) for link in state.config.links],
+        "links": [
+            link_document(state, link, counters.get(link.id), now, notices.pid) for link in state.config.links
+        ],
         "services": {name: service_document(state, i, now) for name, i in sorted(state.instances.items())},
         "alarms": alarms(state, notices, now),
         "notes": notes(state),
@@ -101,7 +107,8 @@ def _peer(state: NodeState, peer: Peer, now: float) -> Dict[str, Any]:
         "incarnation": peer.incarnation,
         "last_beat_age_s": _age(max(heard, default=None), now),
         "hears_us": peer.hears_us_at is not None and peer.liveness is Liveness.ALIVE,
-        "same_configuration": not peer.heard or peer.config_digest == state.config.digest,
+        "same_configuration": not peer.config_digest or peer.config_digest == state.config.digest,
+        "runs_openha": peer.is_legacy,
         "restarting_for_s": (
             None if peer.promised_until is None else round(max(0.0, peer.promised_until - now), 3)
         ),
@@ -111,9 +118,14 @@ def _peer(state: NodeState, peer: Peer, now: float) -> Dict[str, Any]:
 
 
 def link_document(
-    state: NodeState, link: Link, counters: Optional[LinkCounters], now: float
+    state: NodeState, link: Link, counters: Optional[LinkCounters], now: float, pid: int = 0
 ) -> Dict[str, Any]:
-    """Return one line of the monitor file as it stands on this node."""
+    """Return one line of the monitor file as it stands on this node.
+
+    Args:
+        pid: this daemon's process, which is the sender's on a link of ours; of other senders it is
+            known where they say it, as the C program does.
+    """
     own = link.node == state.config.node
     document: Dict[str, Any] = {
         "id": link.id,
@@ -125,6 +137,7 @@ def link_document(
         "port": link.port or None,
         "timeout_s": link.timeout_s,
         "line": link.line,
+        "pid": (pid if own else _sender_pid(state, link)) or None,
     }
     document.update(_sender(state, link, counters, now) if own else _listener(state, link, now))
     document.update(
@@ -139,6 +152,14 @@ def link_document(
         }
     )
     return document
+
+
+def _sender_pid(state: NodeState, link: Link) -> int:
+    peer = state.peers.get(link.node)
+    if peer is None or peer.legacy is None:
+        return 0
+    _, pid = peer.legacy.marks.get(link.id, (0, 0))
+    return pid
 
 
 def _sender(state: NodeState, link: Link, counters: Optional[LinkCounters], now: float) -> Dict[str, Any]:
@@ -183,6 +204,13 @@ def service_document(state: NodeState, instance: Instance, now: float) -> Dict[s
             "sentence": rule.sentence if rule else "the agent is being asked what runs here",
         },
     }
+
+
+def shown_state(state: NodeState, instance: Instance, node: str) -> State:
+    """Return the state of a service on one of its nodes, as everyone is shown it."""
+    if node == state.config.node:
+        return instance.state
+    return State[_theirs(state.peers.get(node), instance.service)["state"]]
 
 
 def _own(state: NodeState, instance: Instance, now: float) -> Dict[str, Any]:
@@ -292,6 +320,8 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
         add("", line)
     if notices.journal:
         add("", f"the event journal cannot be written: {notices.journal}")
+    if notices.state_files:
+        add("", f"OpenHA's state files are not kept in step: {notices.state_files}")
     return found
 
 
