@@ -104,6 +104,23 @@ class AgentAdapter:
             errors.extend(str(error) for error in judged.errors)
         return Declarations(tuple(found.values()), tuple(errors))
 
+    def declare_as(self, svcname: str, name: str, nodes: Tuple[str, ...]) -> Declaration:
+        """Return the declaration of a service that another file gives to the heartbeat, not its own.
+
+        Args:
+            svcname: the service.
+            name: its name in the heartbeat.
+            nodes: nodes that may run it, the primary first, lower case.
+
+        Raises:
+            HbError: there is no such service, or its file cannot be read.
+        """
+        file = self._loader.file(svcname)
+        scopes = scopes_of(self._node, node_list(file.value(DEFAULT, "nodes") or ""))
+        limits_s = [_limit_s(file, keyword, scopes) for keyword in ("start_timeout", "stop_timeout")]
+        holds = self._holds(self._loader.judge(svcname).service)
+        return Declaration(svcname, name, nodes, limits_s[0], limits_s[1], holds)
+
     def start(self, svcname: str) -> int:
         """Start the service as with --cluster; returns the exit status, log lines on stderr."""
         status = self._act(svcname, "start")

@@ -13,8 +13,8 @@ import codecs
 import contextlib
 import importlib
 
-from opensvc_hb.agent.adapter import AgentAdapter
 from opensvc_hb.agent.drivers import Missing
+from opensvc_hb.agent.foreign import NodeAdapter
 from opensvc_hb.agent.loader import Loader
 from opensvc_hb.agent.rehearsal import rehearse
 from opensvc_hb.agent.service import keywords_of
@@ -27,7 +27,7 @@ _CODECS = ("ascii", "utf-8-sig")
 """A codec, too, is a module that is imported when it is first used."""
 
 
-def warm_agent(root: Root, node: str) -> AgentAdapter:
+def warm_agent(root: Root, node: str) -> NodeAdapter:
     """Return the agent of this node, with its drivers and their libraries imported, and rehearsed."""
     for name in _IMPORTED_LATE:
         with contextlib.suppress(ImportError):
@@ -41,4 +41,4 @@ def warm_agent(root: Root, node: str) -> AgentAdapter:
     with contextlib.suppress(OSError):
         this_life()
     rehearse(root, node, loader.finder)
-    return AgentAdapter(root, node, loader)
+    return NodeAdapter(root, node, loader)

@@ -27,7 +27,7 @@ class Findings:
 
 def check_files(place: Root, node: str, with_machine: bool) -> Findings:
     """Check the cluster's files and every service's file; with the machine, what it makes of them."""
-    from opensvc_hb.agent.adapter import AgentAdapter
+    from opensvc_hb.agent.foreign import NodeAdapter
 
     errors: List[str] = []
     notes: List[str] = []
@@ -37,8 +37,8 @@ def check_files(place: Root, node: str, with_machine: bool) -> Findings:
         notes.extend(files.notes)
     except ConfigurationErrors as found:
         errors.extend(str(error) for error in found.errors)
-    declared = AgentAdapter(place, node).declare()
-    errors.extend(declared.errors)
+    declared = NodeAdapter(place, node).declare()
+    errors.extend(error for error in declared.errors if error not in errors)
     if files is not None:
         from opensvc_hb.core.config import Service
 

@@ -266,7 +266,12 @@ def _verb(options: argparse.Namespace, place: Root) -> ExitCode:
         "force": options.force,
         "reason": options.reason,
     }
-    return _order(options, place, message)
+    code = _order(options, place, message)
+    if code in (ExitCode.DONE, ExitCode.PARTLY):
+        from opensvc_hb.cli.hb_forced import keep_forced
+
+        keep_forced(place, options.command, services)
+    return code
 
 
 def _confirm_dead(options: argparse.Namespace, place: Root) -> ExitCode:

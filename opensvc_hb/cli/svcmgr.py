@@ -129,7 +129,13 @@ class _Command:
 
     def _act(self, svcname: str) -> int:
         from opensvc_hb.agent.actions import Options, run_action
+        from opensvc_hb.agent.foreign import ForeignService, foreign_line
 
+        line = foreign_line(self.loader.root, svcname)
+        if line is not None:
+            wait_s = seconds_of(self.line.options.get("waitlock"), Options.wait_lock_s)
+            foreign = ForeignService(self.loader.root, line, self.loader.log(svcname))
+            return min(foreign.act(self.line.action, self.cluster, wait_s), int(ExitCode.FAILED))
         service = self.loader.service(svcname, self.cluster)
         options = Options(
             cluster=self.cluster,

@@ -30,6 +30,7 @@ from opensvc_hb.links.base import Links
 from opensvc_hb.links.cluster_files import read_monitor, read_nodes, shared_digest
 from opensvc_hb.links.machine import check_machine
 from opensvc_hb.paths import Root
+from opensvc_hb.services_table import ServiceLine, read_services, services_path
 
 log = logging.getLogger("configuration")
 
@@ -45,6 +46,7 @@ class ClusterFiles:
 
     Args:
         notes: accepted, but worth saying (an image file in place of a disk).
+        service_lines: the services file.
     """
 
     nodes: Tuple[str, ...]
@@ -52,10 +54,11 @@ class ClusterFiles:
     keyring: keys.Keyring
     settings: Settings
     notes: Tuple[str, ...] = ()
+    service_lines: Tuple[ServiceLine, ...] = ()
 
 
 def read_cluster_files(root: Root, node: str, with_machine: bool = True) -> ClusterFiles:
-    """Read nodes, monitor, key and hb.conf, and check them against this machine.
+    """Read nodes, monitor, key, hb.conf and services, and check them against this machine.
 
     Raises:
         ConfigurationErrors: every error found, in the order of the files.
@@ -75,6 +78,7 @@ def read_cluster_files(root: Root, node: str, with_machine: bool = True) -> Clus
     links = attempt(lambda: read_monitor(root.hb / "monitor", nodes)) if isinstance(nodes, tuple) else None
     keyring = attempt(lambda: keys.read(root.hb / "key"))
     settings = attempt(lambda: read_settings(root.hb, under_root=root.top != Path("/")))
+    service_lines = attempt(lambda: read_services(services_path(root)))
     notes: Tuple[str, ...] = ()
     if isinstance(nodes, tuple) and node not in nodes:
         what = f"this node, {node}, is not listed (have {', '.join(nodes)})"
@@ -90,7 +94,8 @@ def read_cluster_files(root: Root, node: str, with_machine: bool = True) -> Clus
     assert isinstance(links, tuple)
     assert isinstance(keyring, keys.Keyring)
     assert isinstance(settings, Settings)
-    return ClusterFiles(nodes, links, keyring, settings, notes)
+    assert isinstance(service_lines, tuple)
+    return ClusterFiles(nodes, links, keyring, settings, notes, service_lines)
 
 
 def _without_lease(
@@ -133,8 +138,11 @@ def left_out(files: ClusterFiles, services: Tuple[Service, ...]) -> Tuple[str, .
     for service in services:
         strange = [n for n in service.nodes if n not in files.nodes]
         if strange:
+            where = "DEFAULT.nodes"
+            if any(line.name == service.name and line.nodes == service.nodes for line in files.service_lines):
+                where = "etc/opensvc/hb/services"
             lines.append(
-                f"{service.svcname}: DEFAULT.nodes: {', '.join(strange)} not in etc/opensvc/hb/nodes: "
+                f"{service.svcname}: {where}: {', '.join(strange)} not in etc/opensvc/hb/nodes: "
                 "the heartbeat does not care for it"
             )
     return tuple(lines)
@@ -180,7 +188,8 @@ def combine(
     """Join cluster files and declared services.
 
     A service whose file cannot be read at the moment, but is there, stays as it was: an
-    editor's half-written file must not end our care for it.
+    editor's half-written file must not end our care for it. So does one of the services file
+    that the agent, which reads that file a moment later, did not find there as we did.
     """
     if isinstance(answer, NotEvaluated):
         config = compose(node, files, tuple(before.values()))
@@ -189,7 +198,8 @@ def combine(
     kept = tuple(
         s
         for s in before.values()
-        if s.svcname not in names and _mentioned(s.svcname, answer) and _has_file(root, s.svcname)
+        if s.svcname not in names
+        and ((_mentioned(s.svcname, answer) and _has_file(root, s.svcname)) or _in_services(node, files, s))
     )
     services = (*answer.services, *kept)
     held = {name: held_before.get(name, ()) for name in (s.svcname for s in services)}
@@ -205,6 +215,10 @@ def _mentioned(svcname: str, answer: Declared) -> bool:
 
 def _has_file(root: Root, svcname: str) -> bool:
     return any((root.etc / f"{svcname}{ending}").exists() for ending in (".env", ".conf"))
+
+
+def _in_services(node: str, files: ClusterFiles, service: Service) -> bool:
+    return any(line.name == service.name and node in line.nodes for line in files.service_lines)
 
 
 class Configuration:

@@ -53,6 +53,7 @@ from opensvc_hb.daemon.notify import Notifier
 from opensvc_hb.daemon.report import Notices, alarms
 from opensvc_hb.daemon.runner import Runner, environment_for_actions
 from opensvc_hb.daemon.scope import move_to_scope, under_systemd
+from opensvc_hb.daemon.state_files import StateFiles
 from opensvc_hb.daemon.statuses import Statuses
 from opensvc_hb.daemon.store import Store
 from opensvc_hb.daemon.watch import Watch
@@ -128,6 +129,7 @@ class Daemon:
         self._notifier = notifier
         self._board = Board()
         self._inbox = Inbox()
+        self._state_files = StateFiles(files.settings.openha_tree)
         self._fed_at = 0.0
         self._told_at = 0.0
         self._is_ready = False
@@ -186,7 +188,7 @@ class Daemon:
         watch = Watch((self._root.etc,), configuration.reload)
         self._install_signals(configuration)
         keeper.start(found)
-        for part in (journal, statuses, configuration, control, watch):
+        for part in (journal, statuses, configuration, control, watch, self._state_files):
             part.start()
         self._become_realtime()
         gc.freeze()
@@ -200,6 +202,7 @@ class Daemon:
         control.stop()
         configuration.close()
         statuses.close()
+        self._state_files.close()
         runner.close()
         journal.stop()
         store.close()
@@ -265,6 +268,7 @@ class Daemon:
 
     def _configuration_changed(self, loaded: Loaded, statuses: Statuses) -> None:
         self._loaded_changed(loaded)
+        self._state_files.use(loaded.files.settings.openha_tree)
         self._inbox.put(Learned(self._knowledge(loaded)))
         statuses.set_services(loaded.config.services.values())
 
@@ -279,12 +283,15 @@ class Daemon:
             realtime=self._board.realtime,
             key_ids=self._board.key_ids,
             guardian=guardian.problem,
+            state_files=self._state_files.problem,
+            pid=os.getpid(),
         )
 
     # -- the monitor's surroundings ------------------------------------------------------
 
     def _publish(self, state: NodeState) -> None:
         self._board.state = state
+        self._state_files.offer(state)
         now = clock()
         if not self._is_ready and state.phase is Phase.RUNNING:
             self._is_ready = True

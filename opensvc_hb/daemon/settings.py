@@ -27,6 +27,7 @@ class Settings:
         max_parallel: the most actions at a time, None for no bound.
         control_group: group that may talk to the control socket, None for root alone.
         reset: how the guardian resets this node; watchdog: its device, "" for none.
+        openha_tree: the tree in which OpenHA's state files are kept in step, None for none.
     """
 
     policies: Policies = field(default_factory=Policies)
@@ -36,6 +37,7 @@ class Settings:
     control_group: Optional[str] = None
     reset: ResetKind = ResetKind.AUTO
     watchdog: str = ""
+    openha_tree: Optional[Path] = None
 
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:
@@ -79,6 +81,12 @@ def _device(text: str) -> str:
     if text and not text.startswith("/dev/"):
         raise ValueError(f"'{text}' is not a device (such as /dev/watchdog)")
     return text
+
+
+def _tree(text: str) -> Optional[Path]:
+    if text and not text.startswith("/"):
+        raise ValueError(f"'{text}' is not an absolute path")
+    return Path(text) if text else None
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,12 @@ OPTIONS: Tuple[Option, ...] = (
     ),
     Option("max_parallel", _count, "0", "The most actions at a time; 0 is no bound."),
     Option("control_group", str, "", "Group whose members may use the control socket."),
+    Option(
+        "openha_tree",
+        _tree,
+        "",
+        "Directory with OpenHA's layout whose state files are kept in step; set by hbmgr compat install.",
+    ),
 )
 
 
@@ -247,4 +261,5 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         control_group=values["control_group"] or None,
         reset=ResetKind(values["reset"]),
         watchdog=values["watchdog"],
+        openha_tree=values["openha_tree"],
     )

@@ -20,7 +20,7 @@ from typing import Optional
 
 from opensvc_hb.core.config import Link
 from opensvc_hb.links.codec_native import DATAGRAM_MAX_BYTES
-from opensvc_hb.links.slot import DATA_BYTES
+from opensvc_hb.links.slot import BLOCK_BYTES, DATA_BYTES, SLOT_BLOCKS
 
 READS_PER_TIMEOUT = 20
 READ_PAUSE_MAX_S = 0.25
@@ -46,12 +46,29 @@ class Arrival:
     is_baseline: bool = False
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the format of the beats asks of a carrier; as it stands: native beats.
+
+    Args:
+        slot_blocks: how many blocks of a disk a slot takes, all of them read and written at once.
+        has_own_port: a multicast sender's datagrams leave from the port that they go to.
+    """
+
+    slot_blocks: int = SLOT_BLOCKS
+    has_own_port: bool = False
+
+
+NATIVE_SHAPE = Shape()
+
+
 class LinkEnd(ABC):
     """One end of one link, of either kind.
 
     Args:
         link: the line of the monitor file.
         cluster_tag: 8 bytes naming our cluster, for carriers that look at what they find.
+        shape: what the format of the beats asks.
     """
 
     limit_bytes = DATAGRAM_MAX_BYTES
@@ -60,9 +77,10 @@ class LinkEnd(ABC):
     note = ""
     """See `LinkCounters.note`."""
 
-    def __init__(self, link: Link, cluster_tag: bytes) -> None:
+    def __init__(self, link: Link, cluster_tag: bytes, shape: Shape = NATIVE_SHAPE) -> None:
         self.link = link
         self.cluster_tag = cluster_tag
+        self.shape = shape
 
     @abstractmethod
     def open(self, role: LinkRole) -> None:
@@ -106,8 +124,9 @@ class SlotCarrier(LinkEnd):
 
     limit_bytes = DATA_BYTES
 
-    def __init__(self, link: Link, cluster_tag: bytes) -> None:
-        super().__init__(link, cluster_tag)
+    def __init__(self, link: Link, cluster_tag: bytes, shape: Shape = NATIVE_SHAPE) -> None:
+        super().__init__(link, cluster_tag, shape)
+        self.slot_bytes = shape.slot_blocks * BLOCK_BYTES
         self.reads_every_s = min(link.timeout_s / READS_PER_TIMEOUT, READ_PAUSE_MAX_S)
         """How often a listener looks."""
         self.piece_pause_s = 2 * self.reads_every_s

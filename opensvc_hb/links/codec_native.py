@@ -80,6 +80,10 @@ class RejectReason(str, enum.Enum):
     NOT_AUTHENTIC = "not authentic"
     MALFORMED = "malformed"
     REPLAYED = "replayed"
+    # Of OpenHA's structure only.
+    TOO_LONG = "too long"
+    UNTERMINATED = "name not terminated"
+    STATE = "state out of range"
 
 
 @dataclass(frozen=True)

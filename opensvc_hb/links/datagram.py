@@ -15,11 +15,12 @@ from abc import abstractmethod
 from typing import Optional, Tuple, Union
 
 from opensvc_hb.core.config import Link
-from opensvc_hb.links.carrier import Arrival, Carrier, LinkRole
+from opensvc_hb.links.carrier import NATIVE_SHAPE, Arrival, Carrier, LinkRole, Shape
 
 RECEIVE_BUFFER_BYTES = 1 << 20
-READ_BYTES = 2048
-"""Longer than any datagram of ours; the rest of a longer one is dropped, and it is refused."""
+READ_BYTES = 16384
+"""Longer than any datagram of ours, of either format; the rest of a longer one is dropped, and it
+is refused."""
 
 SMALLEST_CHARGE_BYTES = 512
 """The least the kernel charges a receive buffer for one datagram, however short (more, in fact)."""
@@ -33,8 +34,8 @@ SocketAddress = Union[Tuple[str, int], Tuple[str, int, int, int]]
 class DatagramCarrier(Carrier):
     """A UDP socket on one interface."""
 
-    def __init__(self, link: Link, cluster_tag: bytes) -> None:
-        super().__init__(link, cluster_tag)
+    def __init__(self, link: Link, cluster_tag: bytes, shape: Shape = NATIVE_SHAPE) -> None:
+        super().__init__(link, cluster_tag, shape)
         self._socket: Optional[socket.socket] = None
         self._interface_index = 0
         self.is_ipv6 = ipaddress.ip_address(link.address).version == 6

@@ -16,10 +16,7 @@ import os
 from typing import Optional
 
 from opensvc_hb.links.carrier import LinkRole
-from opensvc_hb.links.slot import SLOT_BYTES
 from opensvc_hb.links.slot_file import SlotFile, explained
-
-_ZEROS = bytes(SLOT_BYTES)
 
 
 class DioCarrier(SlotFile):
@@ -41,8 +38,8 @@ class DioCarrier(SlotFile):
 
     def read_slot(self, descriptor: int) -> bytes:
         """Read the slot into the aligned buffer, once."""
-        with memoryview(self._aligned()) as whole, whole[:SLOT_BYTES] as view:
-            view[:] = _ZEROS
+        with memoryview(self._aligned()) as whole, whole[: self.slot_bytes] as view:
+            view[:] = bytes(self.slot_bytes)
             try:
                 count = os.preadv(descriptor, [view], self.position_bytes)
             except OSError as error:
@@ -51,7 +48,7 @@ class DioCarrier(SlotFile):
 
     def write_slot(self, descriptor: int, content: bytes) -> int:
         """Write the slot from the aligned buffer, once."""
-        with memoryview(self._aligned()) as whole, whole[:SLOT_BYTES] as view:
+        with memoryview(self._aligned()) as whole, whole[: self.slot_bytes] as view:
             view[:] = content
             try:
                 return os.pwritev(descriptor, [view], self.position_bytes)
@@ -61,7 +58,7 @@ class DioCarrier(SlotFile):
     def _aligned(self) -> mmap.mmap:
         """Return the buffer: anonymous memory begins at a page, as direct I/O wants."""
         if self._buffer is None:
-            self._buffer = mmap.mmap(-1, SLOT_BYTES)
+            self._buffer = mmap.mmap(-1, self.slot_bytes)
         return self._buffer
 
     def _refused(self, error: OSError, done: str) -> OSError:

@@ -20,7 +20,6 @@ import os
 
 from opensvc_hb.links.carrier import LinkRole
 from opensvc_hb.links.dio import DioCarrier
-from opensvc_hb.links.slot import SLOT_BYTES
 from opensvc_hb.links.slot_file import explained
 
 PAGE_BYTES = 4096
@@ -57,7 +56,7 @@ class DiskCarrier(DioCarrier):
             return super().read_slot(descriptor)
         try:
             self._forget(descriptor)
-            return os.pread(descriptor, SLOT_BYTES, self.position_bytes)
+            return os.pread(descriptor, self.slot_bytes, self.position_bytes)
         except OSError as error:
             raise explained(error, f"{self.link.device} cannot be read") from error
 
@@ -86,5 +85,5 @@ class DiskCarrier(DioCarrier):
     def _forget(self, descriptor: int) -> None:
         """Drop the pages of the slot from the cache; pages are dropped whole or not at all."""
         start = self.position_bytes // PAGE_BYTES * PAGE_BYTES
-        end = -(-(self.position_bytes + SLOT_BYTES) // PAGE_BYTES) * PAGE_BYTES
+        end = -(-(self.position_bytes + self.slot_bytes) // PAGE_BYTES) * PAGE_BYTES
         os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)

@@ -19,14 +19,18 @@ import queue
 import select
 import socket
 from abc import abstractmethod
-from typing import List, Optional
+from typing import List, Optional, Protocol, Tuple
 
-from opensvc_hb.core.events import BeatReceived, LinkDrained, SlotView
+from opensvc_hb.core.events import BeatReceived, LegacyBeat, LinkDrained, SlotView
 from opensvc_hb.core.messages import Beat
 from opensvc_hb.links.carrier import Arrival, Carrier, LinkEnd, LinkRole, SlotCarrier
-from opensvc_hb.links.codec_native import Opener, Rejected, sealing_key_id
+from opensvc_hb.links.codec_native import Rejected, sealing_key_id
+from opensvc_hb.links.codec_openha import Result, is_disbelieved
 from opensvc_hb.links.link_thread import Clock, LinkThread, PutEvent, reason_of
+from opensvc_hb.links.openha_structure import SLOT_BYTES as STRUCTURE_SLOT_BYTES
+from opensvc_hb.links.openha_structure import native_part
 from opensvc_hb.links.slot_watch import SlotWatch
+from opensvc_hb.links.structure_watch import StructureWatch
 
 READS_BETWEEN_LOOKS = 256
 """Under a flood, questions and stop requests are looked for after so many datagrams."""
@@ -35,12 +39,19 @@ LOOK_MAX_S = 60.0
 """A listener that nothing wakes looks so often whether its thread should end."""
 
 
+class Reader(Protocol):
+    """Understands datagrams; a codec's reader."""
+
+    def read(self, data: bytes, /) -> Tuple[Result, ...]:
+        """Return what one datagram says; takes any bytes."""
+
+
 class Listener(LinkThread):
     """Listens to one line of another node."""
 
-    def __init__(self, carrier: LinkEnd, opener: Opener, put: PutEvent, clock: Clock) -> None:
+    def __init__(self, carrier: LinkEnd, reader: Reader, put: PutEvent, clock: Clock) -> None:
         super().__init__(carrier, LinkRole.LISTENER, put, clock)
-        self._opener = opener
+        self._reader = reader
         self._tokens: queue.SimpleQueue[int] = queue.SimpleQueue()
         # An eventfd would do, but Python 3.9 has none.
         self._wake_end, self._waker = socket.socketpair()
@@ -131,24 +142,36 @@ class Listener(LinkThread):
         self._worked()
         self._publish()
 
-    def _take(self, arrival: Arrival) -> None:
-        opened = self._opener.open(arrival.datagram)
-        if isinstance(opened, Rejected):
-            self._rejected[opened.reason] += 1
-            self._last_rejection = opened.text
-        elif not arrival.is_baseline:
-            self._received += 1
-            if isinstance(opened, Beat):
-                self._last_at = self._clock()
-                self._key_id = sealing_key_id(arrival.datagram)
-                self._put(BeatReceived(self.link.id, opened))
+    def _take(self, arrival: Arrival) -> Tuple[Result, ...]:
+        """Hand over what a datagram says, and return it."""
+        results = self._reader.read(arrival.datagram)
+        for result in results:
+            if isinstance(result, Rejected):
+                self._refuse(result)
+            elif not arrival.is_baseline:
+                self._received += 1
+                if isinstance(result, LegacyBeat):
+                    self._hear(result)
+                elif isinstance(result, Beat):
+                    self._last_at = self._clock()
+                    self._key_id = sealing_key_id(native_part(arrival.datagram))
+                    self._put(BeatReceived(self.link.id, result))
+        return results
+
+    def _refuse(self, rejected: Rejected) -> None:
+        self._rejected[rejected.reason] += 1
+        self._last_rejection = rejected.text
+
+    def _hear(self, beat: LegacyBeat) -> None:
+        self._last_at = self._clock()
+        self._put(beat)
 
 
 class DatagramListener(Listener):
     """Listens for datagrams."""
 
-    def __init__(self, carrier: Carrier, opener: Opener, put: PutEvent, clock: Clock) -> None:
-        super().__init__(carrier, opener, put, clock)
+    def __init__(self, carrier: Carrier, reader: Reader, put: PutEvent, clock: Clock) -> None:
+        super().__init__(carrier, reader, put, clock)
         self._path = carrier
         self._refresh_at = 0.0
 
@@ -176,9 +199,9 @@ class SlotListener(Listener):
     """Looks at the slot of another node."""
 
     def __init__(
-        self, carrier: SlotCarrier, opener: Opener, watch: SlotWatch, put: PutEvent, clock: Clock
+        self, carrier: SlotCarrier, reader: Reader, watch: SlotWatch, put: PutEvent, clock: Clock
     ) -> None:
-        super().__init__(carrier, opener, put, clock)
+        super().__init__(carrier, reader, put, clock)
         self._path = carrier
         self._watch = watch
 
@@ -203,3 +226,57 @@ class SlotListener(Listener):
 
     def _note(self) -> str:
         return self._watch.note or super()._note()
+
+
+class StructureSlotListener(Listener):
+    """Looks at a slot that holds the C program's structure, and a native slot behind it if there is room.
+
+    Args:
+        structures: makes beats of the structure's changes.
+        watch: of the native slot; None where there is none.
+    """
+
+    def __init__(
+        self,
+        carrier: SlotCarrier,
+        reader: Reader,
+        structures: StructureWatch,
+        watch: Optional[SlotWatch],
+        put: PutEvent,
+        clock: Clock,
+    ) -> None:
+        super().__init__(carrier, reader, put, clock)
+        self._path = carrier
+        self._structures = structures
+        self._watch = watch
+
+    def _look_in_s(self) -> float:
+        return self._path.reads_every_s
+
+    def _hand_over(self, is_asked: bool) -> None:
+        """Read both once; a structure that came with a native beat says nothing more."""
+        read_at = self._clock()
+        content = self._path.read()
+        found = self._structures.saw(content[:STRUCTURE_SLOT_BYTES], read_at)
+        if isinstance(found, Rejected):
+            self._refuse(found)
+        results: Tuple[Result, ...] = ()
+        if self._watch is not None:
+            arrival = self._watch.saw(content[STRUCTURE_SLOT_BYTES:], read_at, self._clock())
+            results = () if arrival is None else self._take(arrival)
+        if isinstance(found, LegacyBeat) and all(is_disbelieved(result) for result in results):
+            self._received += 1
+            self._hear(found)
+
+    def _slot_view(self) -> Optional[SlotView]:
+        return None if self._watch is None else self._watch.view
+
+    def _fail(self, reason: str) -> None:
+        """Whatever stands in the slot when the path is back is a first sight."""
+        self._structures.missed()
+        if self._watch is not None:
+            self._watch.missed()
+        super()._fail(reason)
+
+    def _note(self) -> str:
+        return self._structures.note or super()._note()

@@ -6,7 +6,7 @@ same port does not even wake it. It joins its group again every minute: switches
 IGMP forget members when there is no querier, and beats that worked for minutes then stop.
 
 Runs in: the thread of one link.
-Source: OpenHA heartd/heartc (SO_BINDTODEVICE, IP_MULTICAST_IF, TTL 6).
+Source: OpenHA heartd/heartc (SO_BINDTODEVICE, IP_MULTICAST_IF, TTL 6, source port as the other).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class NetCarrier(DatagramCarrier):
     def set_up_sender(self, made: socket.socket, interface_index: int) -> None:
         """Send on the interface only, whatever the routing says."""
         self.bind_to_device(made)
+        if self.shape.has_own_port:
+            self._bind_to_port(made)
         if self.is_ipv6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface_index)
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, TTL)
@@ -53,6 +55,18 @@ class NetCarrier(DatagramCarrier):
             made.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
         made.bind(self.address())
         self._join(made, interface_index)
+
+    def _bind_to_port(self, made: socket.socket) -> None:
+        """Send from the port that we send to, as C does; no receiver asks for it, so that a note is enough."""
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Nobody reads here: hear no group, and keep next to nothing of what else is sent to the port.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        if not self.is_ipv6:
+            made.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+        try:
+            made.bind(("::" if self.is_ipv6 else "0.0.0.0", self.link.port))  # noqa: S104 - as C does
+        except OSError as error:
+            self.note = f"does not send from port {self.link.port}: {error.strerror}"
 
     def refresh(self) -> None:
         """See that the interface is still there; once a minute, leave the group and join it again."""

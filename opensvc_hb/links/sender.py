@@ -16,11 +16,11 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import List, Optional, Protocol
 
 from opensvc_hb.core.messages import Beat
 from opensvc_hb.links.carrier import Carrier, LinkEnd, LinkRole
-from opensvc_hb.links.codec_native import BeatTooLargeError, Sealer
+from opensvc_hb.links.codec_native import BeatTooLargeError
 from opensvc_hb.links.link_thread import Clock, LinkThread, PutEvent, reason_of
 
 LAST_WORD_WITHIN_S = 1.0
@@ -137,10 +137,17 @@ class Sender(LinkThread):
             self._publish()
 
 
+class Sealing(Protocol):
+    """Makes a beat's datagrams; a codec's sealer."""
+
+    def seal(self, beat: Beat, with_table: bool, limit_bytes: int, /) -> List[bytes]:
+        """Return the datagrams; raises BeatTooLargeError."""
+
+
 class DatagramSender(Sender):
     """Sends datagrams: a beat's leave together."""
 
-    def __init__(self, carrier: Carrier, sealer: Sealer, put: PutEvent, clock: Clock) -> None:
+    def __init__(self, carrier: Carrier, sealer: Sealing, put: PutEvent, clock: Clock) -> None:
         super().__init__(carrier, put, clock)
         self._path = carrier
         self._sealer = sealer

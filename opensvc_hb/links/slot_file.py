@@ -14,15 +14,16 @@ import os
 from abc import abstractmethod
 
 from opensvc_hb.core.config import Link
-from opensvc_hb.links.carrier import LinkRole, SlotCarrier
-from opensvc_hb.links.slot import BLOCK_BYTES, SLOT_BYTES, SlotProblem, decode_slot
+from opensvc_hb.links import openha_structure
+from opensvc_hb.links.carrier import NATIVE_SHAPE, LinkRole, Shape, SlotCarrier
+from opensvc_hb.links.slot import BLOCK_BYTES, SLOT_BYTES, SlotBeat, SlotProblem, decode_slot
 
 
 class SlotFile(SlotCarrier):
     """One slot of a block device or image file."""
 
-    def __init__(self, link: Link, cluster_tag: bytes) -> None:
-        super().__init__(link, cluster_tag)
+    def __init__(self, link: Link, cluster_tag: bytes, shape: Shape = NATIVE_SHAPE) -> None:
+        super().__init__(link, cluster_tag, shape)
         self.position_bytes = int(link.address) * BLOCK_BYTES
         self._descriptor = -1
 
@@ -40,27 +41,30 @@ class SlotFile(SlotCarrier):
 
     @abstractmethod
     def read_slot(self, descriptor: int) -> bytes:
-        """Return `SLOT_BYTES` bytes as they are on the disk now, or fewer at its end."""
+        """Return `slot_bytes` bytes as they are on the disk now, or fewer at its end."""
 
     @abstractmethod
     def write_slot(self, descriptor: int, content: bytes) -> int:
-        """Put `SLOT_BYTES` bytes on the disk; return how many are there."""
+        """Put `slot_bytes` bytes on the disk; return how many are there."""
 
     def read(self) -> bytes:
         """Return the slot, whole."""
         content = self.read_slot(self._descriptor)
-        if len(content) != SLOT_BYTES:
+        if len(content) != self.slot_bytes:
             raise OSError(
                 errno.EIO,
-                f"{self.link.device}: {len(content)} of {SLOT_BYTES} bytes at {self.link.address}: too small",
+                f"{self.link.device}: {len(content)} of {self.slot_bytes} bytes at {self.link.address}: "
+                "too small",
             )
         return content
 
     def write(self, content: bytes) -> None:
         """Write the slot; returns when it is where other nodes read it."""
         written = self.write_slot(self._descriptor, content)
-        if written != SLOT_BYTES:
-            raise OSError(errno.EIO, f"{self.link.device}: {written} of {SLOT_BYTES} bytes written")
+        if written != self.slot_bytes:
+            raise OSError(
+                errno.EIO, f"{self.link.device}: {written} of {self.slot_bytes} bytes written"
+            )
 
     def close(self) -> None:
         """Close the device."""
@@ -69,10 +73,16 @@ class SlotFile(SlotCarrier):
             os.close(descriptor)
 
     def _note_what_is_there(self) -> None:
-        """Say so when the first write replaces something that is not ours."""
-        found = decode_slot(self.read(), self.cluster_tag)
-        replaces = found in (SlotProblem.FOREIGN, SlotProblem.OTHER_CLUSTER)
-        if isinstance(found, SlotProblem) and replaces:
+        """Say so when the first write replaces something that is not ours, in either format."""
+        content = self.read()
+        found = decode_slot(content[:SLOT_BYTES], self.cluster_tag)
+        if isinstance(found, SlotBeat):
+            return
+        structure = openha_structure.decode(content[: openha_structure.STRUCTURE_BYTES])
+        if isinstance(structure, openha_structure.Structure):
+            if structure.node.lower() != self.link.node:
+                self.note = f"replaced a slot: OpenHA's, of {structure.node}"
+        elif found in (SlotProblem.FOREIGN, SlotProblem.OTHER_CLUSTER):
             self.note = f"replaced a slot: {found.value}"
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 from opensvc_hb.core.events import SlotWritten
 from opensvc_hb.core.messages import Beat, LeaseBlock, Table
@@ -50,13 +50,40 @@ class _Piece:
     is_wanted_again: bool = False
 
 
+def write_and_read_back(path: SlotCarrier, content: bytes) -> None:
+    """Write a slot and see that it is there; raises OSError when it is not."""
+    path.write(content)
+    if path.read() != content:
+        raise OSError(
+            errno.EIO,
+            f"{path.link.device}: what is read back from {path.link.address} differs: "
+            "written by another node, or the write was lost",
+        )
+
+
+def nothing_before(_beat: Beat) -> bytes:
+    """Return what stands before a native slot that stands alone."""
+    return b""
+
+
 class SlotSender(Sender):
-    """Writes one slot of ours."""
+    """Writes one slot of ours.
+
+    Args:
+        before: returns what stands before the native slot, in the same write: whole blocks.
+    """
 
     def __init__(
-        self, carrier: SlotCarrier, sealer: Sealer, seal: LeaseSeal, put: PutEvent, clock: Clock
+        self,
+        carrier: SlotCarrier,
+        sealer: Sealer,
+        seal: LeaseSeal,
+        put: PutEvent,
+        clock: Clock,
+        before: Callable[[Beat], bytes] = nothing_before,
     ) -> None:
         super().__init__(carrier, put, clock)
+        self._before = before
         self._path = carrier
         self._sealer = sealer
         self._lease_seal = seal
@@ -81,14 +108,8 @@ class SlotSender(Sender):
         self._newest = offer
         self._piece = self._piece_due(offer, began_at)
         datagram, next_start = self._datagram(offer.beat)
-        content = encode_slot(datagram, self._path.cluster_tag, self._lease(offer.beat, began_at, datagram))
-        self._path.write(content)
-        if self._path.read() != content:
-            raise OSError(
-                errno.EIO,
-                f"{self.link.device}: what is read back from {self.link.address} differs: "
-                "written by another node, or the write was lost",
-            )
+        slot = encode_slot(datagram, self._path.cluster_tag, self._lease(offer.beat, began_at, datagram))
+        write_and_read_back(self._path, self._before(offer.beat) + slot)
         self._sent += 1
         if self._piece is not None:
             since = self._clock() if self._piece.since is None else self._piece.since
@@ -136,3 +157,22 @@ class SlotSender(Sender):
             claims=beat.claims,
         )
         return self._lease_seal.encode(block, datagram)
+
+
+class StructureSlotSender(Sender):
+    """Writes a slot of ours that holds the C program's structure alone: no lease, no acknowledgement.
+
+    Args:
+        content: makes a beat's slot, whole.
+    """
+
+    def __init__(
+        self, carrier: SlotCarrier, content: Callable[[Beat], bytes], put: PutEvent, clock: Clock
+    ) -> None:
+        super().__init__(carrier, put, clock)
+        self._path = carrier
+        self._content = content
+
+    def _write(self, offer: Offer, began_at: float) -> None:
+        write_and_read_back(self._path, self._content(offer.beat))
+        self._sent += 1
