@@ -573,6 +573,7 @@ def dump() -> str:
             for name, value in (
                 ("role", rule.role.value if rule.role else None),
                 ("settled", rule.settled),
+                ("aged", rule.aged),
                 ("order", rule.order.value if rule.order else None),
                 ("maintenance", rule.maintenance),
                 ("ask", rule.ask),
