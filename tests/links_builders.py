@@ -10,7 +10,7 @@ import time
 from opensvc_hb.core.config import Config, Link, LinkType
 from opensvc_hb.core.messages import Beat, Entry, Hearing, LeaseBlock, LinkHeard, link_tag, table_digest
 from opensvc_hb.core.states import State
-from opensvc_hb.links.carrier import SlotCarrier
+from opensvc_hb.links.carrier import NATIVE_SHAPE, SlotCarrier
 from opensvc_hb.links.codec_native import Sealer
 from opensvc_hb.links.keyring import ClusterKey, Keyring
 from opensvc_hb.links.lease_block import LeaseSeal
@@ -123,9 +123,9 @@ class MemoryDisk:
         self.let_go.set()
         self.reads = 0
 
-    def carrier(self, link, cluster_tag):
+    def carrier(self, link, cluster_tag, shape=NATIVE_SHAPE):
         """A `CarrierMaker`."""
-        return MemorySlot(link, cluster_tag, self)
+        return MemorySlot(link, cluster_tag, shape, self)
 
     def reach(self):
         """Hang or fail, if that is due."""
@@ -143,8 +143,8 @@ class MemoryDisk:
 class MemorySlot(SlotCarrier):
     """An end of a link whose slot is a `MemoryDisk`."""
 
-    def __init__(self, link, cluster_tag, disk):
-        super().__init__(link, cluster_tag)
+    def __init__(self, link, cluster_tag, shape, disk):
+        super().__init__(link, cluster_tag, shape)
         self.disk = disk
 
     def open(self, role):

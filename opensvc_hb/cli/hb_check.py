@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Tuple
 
-from opensvc_hb.daemon.configuration import compose, left_out, read_cluster_files
+from opensvc_hb.daemon.configuration import compose, left_out, read_cluster_files, too_much
 from opensvc_hb.daemon.report import guard_notes
 from opensvc_hb.errors import ConfigurationErrors
 from opensvc_hb.paths import Root
@@ -44,7 +44,9 @@ def check_files(place: Root, node: str, with_machine: bool) -> Findings:
 
         services = tuple(Service(d.name, d.svcname, tuple(d.nodes)) for d in declared.services)
         errors.extend(left_out(files, services))
-        notes.extend(guard_notes(compose(node, files, services)))
+        config = compose(node, files, services)
+        errors.extend(str(error) for error in too_much(place, files, config))
+        notes.extend(guard_notes(config))
     links = len(files.links) if files else 0
     count = len(declared.services)
     services_text = "1 service" if count == 1 else f"{count} services"

@@ -132,6 +132,15 @@ def _parser() -> argparse.ArgumentParser:
     profiles = ("quiet", "lossy", "partition", "disk", "chaos")
     simulation.add_argument("--faults", choices=profiles, default="chaos", help="what goes wrong (chaos)")
     simulation.add_argument("--save", type=Path, metavar="FILE", help="write a failing schedule there")
+    importing = add("import", _import, "take over the configuration and states of an OpenHA installation")
+    importing.add_argument("directory", nargs="?", type=Path, metavar="DIR", help="/usr/local/cluster, or /")
+    importing.add_argument("--dry-run", action="store_true", help="show what would be written; write nothing")
+    importing.add_argument(
+        "--unfreeze", action="store_true", help="later, with the daemon: unfreeze what was not frozen there"
+    )
+    compat = add("compat", _compat, "lay out or take away a tree with OpenHA's layout and commands")
+    compat.add_argument("what", choices=("install", "remove"))
+    compat.add_argument("--prefix", type=Path, metavar="DIR", help="where (/usr/local/cluster)")
     keygen = add("keygen", _keygen, "make the cluster's key, or take the next step of its rotation")
     keygen.add_argument("--rotate", action="store_true", help="add a new key, then use it, then drop the old")
     keygen.add_argument("--force", action="store_true", help="rotate although a node may have missed a step")
@@ -335,6 +344,52 @@ def _simulate(options: argparse.Namespace, place: Root) -> ExitCode:
     else:
         print(simulated_text(document), end="")
     return ExitCode.DONE if document["ok"] else ExitCode.FAILED
+
+
+def _import(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli import hb_import
+
+    is_json = options.format == "json"
+    if options.unfreeze:
+        if options.directory is not None or options.dry_run:
+            raise WrongInvocation("import --unfreeze: takes neither DIR nor --dry-run")
+        return hb_import.unfreeze(place, lambda message: _ask(place, message), is_json)
+    if options.directory is None:
+        raise WrongInvocation(
+            "import: name the directory of the OpenHA installation: /usr/local/cluster, or /"
+        )
+    return hb_import.run_import(options.directory.absolute(), place, node_name(), options.dry_run, is_json)
+
+
+def _compat(options: argparse.Namespace, place: Root) -> ExitCode:
+    from opensvc_hb.cli import openha_compat
+
+    if options.what == "install":
+        prefix = openha_compat.install(place, options.prefix).prefix
+        _reload_if_running(place)
+        lines = [f"{prefix}: laid out; in a shell: . {prefix}/env.sh"]
+    else:
+        record = openha_compat.switch_off(place, options.prefix)
+        _reload_if_running(place)
+        removed = openha_compat.remove(place, record)
+        lines = [f"{removed.prefix}: taken away", *removed.kept]
+    if options.format == "json":
+        _print_json({"ok": True, "prefix": lines[0].partition(":")[0], "lines": lines})
+    else:
+        print("\n".join(lines))
+    return ExitCode.DONE
+
+
+def _reload_if_running(place: Root) -> None:
+    """Have the daemon read its files again, where one runs; say what it objects to."""
+    from opensvc_hb.client import DaemonDown
+
+    try:
+        answer = _ask(place, {"request": "reload"}, COMMAND_LIMIT_S)
+    except DaemonDown:
+        return
+    if not answer.get("ok"):
+        print(f"hbmgr: the daemon goes on as before: {answer.get('error')}", file=sys.stderr)
 
 
 def _keygen(options: argparse.Namespace, place: Root) -> ExitCode:

@@ -38,7 +38,7 @@ _TRUSTED_SHARE = 0.6
 def take_in(turn: Turn, peer: Peer, event: LegacyBeat) -> Peer:
     """Take in a structure. The caller judges the peer afterwards."""
     legacy = peer.legacy if peer.legacy is not None else Legacy()
-    mark = (event.elapsed, event.pid)
+    mark = (event.elapsed, event.pid, event.states)
     if legacy.marks.get(event.link_id) == mark:
         return peer
     legacy = replace(legacy, marks={**legacy.marks, event.link_id: mark})

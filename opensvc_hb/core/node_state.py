@@ -233,15 +233,15 @@ class Legacy:
 
     Args:
         speaks: its newest word is the C program's, and its table is of that.
-        marks: by link, the sender's clock and process in the newest structure: one that says
-            the same again is no sign of life.
+        marks: by link, what the newest structure says in all: the sender's clock and process, and the
+            states. One that says the same again is no sign of life.
         changed_at: by service, when its state there was seen to change, or first seen.
         kept: a structure that came while the peer spoke natively, and when: what it says counts as
             soon as it does not any more.
     """
 
     speaks: bool = False
-    marks: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
+    marks: Mapping[str, Tuple[int, int, Tuple[Tuple[str, State], ...]]] = field(default_factory=dict)
     changed_at: Mapping[str, float] = field(default_factory=dict)
     kept: Optional[Tuple[LegacyBeat, float]] = None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
-from opensvc_hb.core.config import Config, LeasePolicy, Link, Service
+from opensvc_hb.core.config import Config, LeasePolicy, Link, Protocol, Service
 from opensvc_hb.core.events import ConfigurationChanged
 from opensvc_hb.daemon.inbox import Inbox, Reconfigured
 from opensvc_hb.daemon.runner import DeclareAnswer, Declared, NotEvaluated, Runner
@@ -29,6 +29,7 @@ from opensvc_hb.links import keyring as keys
 from opensvc_hb.links.base import Links
 from opensvc_hb.links.cluster_files import read_monitor, read_nodes, shared_digest
 from opensvc_hb.links.machine import check_machine
+from opensvc_hb.links.openha_limits import check_links, check_services
 from opensvc_hb.paths import Root
 from opensvc_hb.services_table import ServiceLine, read_services, services_path
 
@@ -79,15 +80,21 @@ def read_cluster_files(root: Root, node: str, with_machine: bool = True) -> Clus
     keyring = attempt(lambda: keys.read(root.hb / "key"))
     settings = attempt(lambda: read_settings(root.hb, under_root=root.top != Path("/")))
     service_lines = attempt(lambda: read_services(services_path(root)))
+    protocol = settings.protocol if isinstance(settings, Settings) else Protocol.NATIVE
     notes: Tuple[str, ...] = ()
+    if isinstance(links, tuple):
+        impossible, notes = check_links(links, protocol, str(root.hb / "monitor"))
+        errors.extend(impossible)
     if isinstance(nodes, tuple) and node not in nodes:
         what = f"this node, {node}, is not listed (have {', '.join(nodes)})"
         errors.append(ConfigurationError(str(root.hb / "nodes"), 0, "", what))
     elif isinstance(links, tuple) and with_machine:
-        found, notes = check_machine(links, node, str(root.hb / "monitor"))
+        found, here = check_machine(links, node, str(root.hb / "monitor"), protocol=protocol)
         errors.extend(found)
+        notes = (*notes, *here)
     if isinstance(nodes, tuple) and isinstance(links, tuple) and isinstance(settings, Settings):
         errors.extend(_without_lease(str(root.hb / "monitor"), nodes, links, settings.policies.lease))
+        errors.extend(_lease_in_vain(str(root.hb / "hb.conf"), settings))
     if errors:
         raise ConfigurationErrors(errors)
     assert isinstance(nodes, tuple)
@@ -109,6 +116,19 @@ def _without_lease(
     return [ConfigurationError(path, 0, name, what) for name in nodes if name not in have]
 
 
+def _lease_in_vain(path: str, settings: Settings) -> List[ConfigurationError]:
+    """Return an error where hb.conf demands a lease and a format that knows none."""
+    if settings.policies.lease is not LeasePolicy.YES or settings.protocol is Protocol.NATIVE:
+        return []
+    what = f"yes needs protocol = native: with {settings.protocol.value} no node holds a lease; set auto"
+    return [ConfigurationError(path, 0, "hb.lease", what)]
+
+
+def too_much(root: Root, files: ClusterFiles, config: Config) -> Tuple[ConfigurationError, ...]:
+    """Return what of the services the protocol in force cannot carry."""
+    return check_services(config.services, files.settings.protocol, str(root.hb / "hb.conf"))
+
+
 def compose(node: str, files: ClusterFiles, services: Tuple[Service, ...]) -> Config:
     """Return the configuration as core takes it. Services with an unknown node are left out."""
     known: Dict[str, Service] = {
@@ -121,12 +141,16 @@ def compose(node: str, files: ClusterFiles, services: Tuple[Service, ...]) -> Co
         services=known,
         policies=files.settings.policies,
         digest=_digest(files, known),
+        protocol=files.settings.protocol,
     )
 
 
 def _digest(files: ClusterFiles, known: Mapping[str, Service]) -> bytes:
-    """Return the digest of what all nodes must agree on: with the lease, where one does without."""
+    """Return the digest of what all nodes must agree on: with protocol and lease, where they are unusual."""
     digest = shared_digest(files.nodes, files.links, known)
+    if files.settings.protocol is not Protocol.NATIVE:
+        protocol = f"protocol {files.settings.protocol.value}\n".encode()
+        digest = hashlib.blake2b(protocol + digest, digest_size=len(digest)).digest()
     if files.settings.policies.lease is not LeasePolicy.NO:
         return digest
     return hashlib.blake2b(b"lease no\n" + digest, digest_size=len(digest)).digest()
@@ -288,23 +312,39 @@ class Configuration:
         try:
             files = read_cluster_files(self._root, before.config.node)
         except HbError as error:
-            log.error("nothing was changed: %s", error)
-            problems = (*_own_problems(before), *str(error).splitlines())
-            self._loaded = replace(before, problems=problems, refused=True)
-            self._changed(self._loaded)
+            self._refuse(error)
             return
         answer = declare_now(self._runner)
         loaded = combine(self._root, before.config.node, files, answer, before.config.services, before.held)
+        broken = too_much(self._root, files, loaded.config)
+        if broken:
+            self._refuse(ConfigurationErrors(broken))
+            return
         links: Optional[Links] = None
-        if files.links != before.files.links or files.keyring != before.files.keyring:
+        if _needs_new_links(files, before.files):
             # No beat leaves until the new links are there, however long a hung disk holds its thread.
             shortest_s = min((link.timeout_s for link in before.files.links), default=LINKS_CLOSE_S)
             self._links.close(min(LINKS_CLOSE_S, shortest_s / 5))
             self._links = links = self._start_links(loaded.config, files.keyring)
+        self._links.order_services(loaded.config.services)
         self._loaded = loaded
         self._changed(loaded)
         if links is not None or loaded.config != before.config:
             self._inbox.put(Reconfigured(ConfigurationChanged(loaded.config), links))
+
+    def _refuse(self, error: HbError) -> None:
+        log.error("nothing was changed: %s", error)
+        problems = (*_own_problems(self._loaded), *str(error).splitlines())
+        self._loaded = replace(self._loaded, problems=problems, refused=True)
+        self._changed(self._loaded)
+
+
+def _needs_new_links(files: ClusterFiles, before: ClusterFiles) -> bool:
+    return (files.links, files.keyring, files.settings.protocol) != (
+        before.links,
+        before.keyring,
+        before.settings.protocol,
+    )
 
 
 def _own_problems(loaded: Loaded) -> Tuple[str, ...]:

@@ -39,6 +39,7 @@ from opensvc_hb.daemon.configuration import (
     combine,
     declare_now,
     read_cluster_files,
+    too_much,
 )
 from opensvc_hb.daemon.control import ControlServer
 from opensvc_hb.daemon.effects import Performer
@@ -57,7 +58,7 @@ from opensvc_hb.daemon.state_files import StateFiles
 from opensvc_hb.daemon.statuses import Statuses
 from opensvc_hb.daemon.store import Store
 from opensvc_hb.daemon.watch import Watch
-from opensvc_hb.errors import ConfigurationError
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors
 from opensvc_hb.files import WriteError
 from opensvc_hb.links.base import LinkCounters, Links
 from opensvc_hb.links.keyring import Keyring
@@ -145,6 +146,10 @@ class Daemon:
         )
         runner.start()
         loaded = combine(self._root, self._node, self._files, declare_now(runner), {})
+        broken = too_much(self._root, self._files, loaded.config)
+        if broken:
+            runner.close()
+            raise ConfigurationErrors(broken)
         self._loaded_changed(loaded)
         store = Store.open(self._root.var / STORE_NAME, len(loaded.config.services))
         if store.damaged:

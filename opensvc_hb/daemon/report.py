@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from opensvc_hb.core.config import Config, Link, TakeoverPolicy
+from opensvc_hb.core.config import Config, Link, Protocol, TakeoverPolicy
 from opensvc_hb.core.guardian import END_SHARE
 from opensvc_hb.core.healing import HEALED
 from opensvc_hb.core.lease import is_leased, is_vouched
@@ -122,9 +122,8 @@ def link_document(
 ) -> Dict[str, Any]:
     """Return one line of the monitor file as it stands on this node.
 
-    Args:
-        pid: this daemon's process, which is the sender's on a link of ours; of other senders it is
-            known where they say it, as the C program does.
+    Its `pid` is the sender's process: ours, `pid`, on a link of ours; of others where they say it, as the
+    C program does.
     """
     own = link.node == state.config.node
     document: Dict[str, Any] = {
@@ -167,10 +166,12 @@ def _sender(state: NodeState, link: Link, counters: Optional[LinkCounters], now:
     at = counters.last_at if counters else None
     tag = link_tag(link.id)
     alive = [p for p in state.peers.values() if p.liveness in (Liveness.ALIVE, Liveness.ONE_WAY)]
+    # The C program does not say what it hears.
     deaf = sorted(
         p.node
         for p in alive
-        if now - max(p.hears.get(tag, 0.0), p.heard_from_at, p.silent_from) > link.timeout_s
+        if not p.is_legacy
+        and now - max(p.hears.get(tag, 0.0), p.heard_from_at, p.silent_from) > link.timeout_s
     )
     fresh = at is not None and now - at < max(link.timeout_s, 2 * state.config.beat_interval_s)
     status = "UP" if fresh else "DOWN"
@@ -342,9 +343,14 @@ def guard_notes(config: Config) -> List[str]:
         ]
     if guards(config):
         return []
+    remedy = "add a disk link for each node"
+    if config.protocol is not Protocol.NATIVE:
+        remedy = (
+            f"leave protocol = {config.protocol.value}, which knows no lease, as soon as no node needs it"
+        )
     return [
         "no guard: if every link is cut while both nodes live, both start the services (split brain); "
-        "keep the links on separate paths, add a disk link for each node, or set takeover = ask"
+        f"keep the links on separate paths, {remedy}, or set takeover = ask"
     ]
 
 

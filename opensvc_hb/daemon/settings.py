@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from opensvc_hb.core.config import HealPolicy, LeasePolicy, Policies, TakeoverPolicy
+from opensvc_hb.core.config import HealPolicy, LeasePolicy, Policies, Protocol, TakeoverPolicy
 from opensvc_hb.daemon.guardian_reset import ResetKind
 from opensvc_hb.errors import ConfigurationError, ConfigurationErrors
 from opensvc_hb.ini import read
@@ -26,6 +26,7 @@ class Settings:
     Args:
         max_parallel: the most actions at a time, None for no bound.
         control_group: group that may talk to the control socket, None for root alone.
+        protocol: what beats look like on the wire.
         reset: how the guardian resets this node; watchdog: its device, "" for none.
         openha_tree: the tree in which OpenHA's state files are kept in step, None for none.
     """
@@ -37,6 +38,7 @@ class Settings:
     control_group: Optional[str] = None
     reset: ResetKind = ResetKind.AUTO
     watchdog: str = ""
+    protocol: Protocol = Protocol.NATIVE
     openha_tree: Optional[Path] = None
 
 
@@ -100,7 +102,13 @@ class Option:
 
 
 OPTIONS: Tuple[Option, ...] = (
-    Option("protocol", _choice("native"), "native", "The beats' format."),
+    Option(
+        "protocol",
+        _choice(*(kind.value for kind in Protocol)),
+        "native",
+        "The beats' format: openha is the C program's structure, both is a native beat behind it, for a "
+        "cluster with a node that runs the C program; neither holds a lease.",
+    ),
     Option(
         "wait_for_peer",
         _seconds(0, 86400),
@@ -261,5 +269,6 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         control_group=values["control_group"] or None,
         reset=ResetKind(values["reset"]),
         watchdog=values["watchdog"],
+        protocol=Protocol(values["protocol"]),
         openha_tree=values["openha_tree"],
     )

@@ -5,6 +5,7 @@ tells what they counted. No method waits for a thread but `close`, so that a hun
 own thread's affair. The way of a beat: `send` here, `sender` or `slot_sender` (mailbox, then the
 codec seals), a carrier (`net`, `unicast`, `dio`, `disk`), and on the other node a carrier,
 `listener` (the codec opens; of a slot, `slot_watch` looks first), an event in the monitor's inbox.
+Which codec, and which threads, is the protocol's affair: `link_ends`.
 
 Runs in: the thread that owns the object; the threads it starts talk back by events only.
 """
@@ -13,27 +14,25 @@ from __future__ import annotations
 
 import time
 from types import MappingProxyType
-from typing import Callable, List, Mapping, Tuple, Union
+from typing import Callable, Iterable, List, Mapping, Optional, Tuple, Union
 
-from opensvc_hb.core.config import Config, Link, LinkType
-from opensvc_hb.core.messages import Beat, link_tag
-from opensvc_hb.links.carrier import Carrier, SlotCarrier
-from opensvc_hb.links.codec_native import Opener, Sealer
+from opensvc_hb.core.config import Config, Link, LinkType, Protocol
+from opensvc_hb.core.messages import Beat
+from opensvc_hb.links.carrier import Carrier, Shape, SlotCarrier
 from opensvc_hb.links.dio import DioCarrier
 from opensvc_hb.links.disk import DiskCarrier
 from opensvc_hb.links.keyring import Keyring
-from opensvc_hb.links.lease_block import LeaseSeal
+from opensvc_hb.links.link_ends import Surroundings, make_listener, make_sender, shape_of
 from opensvc_hb.links.link_thread import Clock, LinkCounters, PutEvent
-from opensvc_hb.links.listener import DatagramListener, Listener, SlotListener
+from opensvc_hb.links.listener import Listener
 from opensvc_hb.links.net import NetCarrier
-from opensvc_hb.links.sender import DatagramSender, Sender
-from opensvc_hb.links.slot_sender import SlotSender
-from opensvc_hb.links.slot_watch import SlotWatch
+from opensvc_hb.links.openha_host import Host, this_host
+from opensvc_hb.links.sender import Sender
 from opensvc_hb.links.unicast import UnicastCarrier
 
 __all__ = ["CARRIERS", "CarrierMaker", "LinkCounters", "Links"]
 
-CarrierMaker = Callable[[Link, bytes], Union[Carrier, SlotCarrier]]
+CarrierMaker = Callable[[Link, bytes, Shape], Union[Carrier, SlotCarrier]]
 
 CARRIERS: Mapping[LinkType, CarrierMaker] = MappingProxyType(
     {
@@ -50,12 +49,13 @@ class Links:
     """The links of one configuration, from `start` to `close`.
 
     Args:
-        config: its links, and which node this is; the rest is not used here.
+        config: its links, the protocol on them, and which node this is; of its services, their order.
         keyring: seals and opens the beats.
         floors: the highest incarnation accepted from each node so far: lower ones are replays.
         put: takes every event, at once; called from the links' threads.
         clock: seconds of CLOCK_BOOTTIME.
         carriers: what to make for each link type.
+        host: this node as the C program's structures describe it; None for the machine we run on.
     """
 
     def __init__(
@@ -66,33 +66,45 @@ class Links:
         put: PutEvent,
         clock: Clock,
         carriers: Mapping[LinkType, CarrierMaker] = CARRIERS,
+        host: Optional[Host] = None,
     ) -> None:
+        self._services = tuple(config.services)
+        self._host = this_host(config.node) if host is None else host
+        self._has_structures = config.protocol is not Protocol.NATIVE
         self._senders: List[Sender] = []
         self._listeners: List[Listener] = []
         self._threads: List[Union[Sender, Listener]] = []
+        around = Surroundings(
+            node=config.node,
+            protocol=config.protocol,
+            links=config.links,
+            keyring=keyring,
+            floors=floors,
+            host=self._host,
+            order=lambda: self._services,
+            put=put,
+            clock=clock,
+        )
         for link in config.links:
-            carrier = carriers[link.type](link, keyring.cluster_tag)
-            seal = LeaseSeal(keyring, link.node, link_tag(link.id))
+            shape = shape_of(link, config.protocol, config.links)
+            carrier = carriers[link.type](link, keyring.cluster_tag, shape)
             if link.node == config.node:
-                sealer = Sealer(keyring, config.node, link.id)
-                if isinstance(carrier, SlotCarrier):
-                    self._senders.append(SlotSender(carrier, sealer, seal, put, clock))
-                else:
-                    self._senders.append(DatagramSender(carrier, sealer, put, clock))
+                self._senders.append(make_sender(link, carrier, around))
                 self._threads.append(self._senders[-1])
             else:
-                opener = Opener(keyring, link, floors, config.node)
-                if isinstance(carrier, SlotCarrier):
-                    watch = SlotWatch(seal, keyring.cluster_tag, floors.get(link.node, 0))
-                    self._listeners.append(SlotListener(carrier, opener, watch, put, clock))
-                else:
-                    self._listeners.append(DatagramListener(carrier, opener, put, clock))
+                self._listeners.append(make_listener(link, carrier, around))
                 self._threads.append(self._listeners[-1])
 
     def start(self) -> None:
         """Start a thread per line, once; a path that cannot be opened is reported as an event."""
+        if self._has_structures:
+            self._host.start()
         for thread in self._threads:
             thread.start()
+
+    def order_services(self, names: Iterable[str]) -> None:
+        """List our services in this order from now on, where beats are the C program's structures."""
+        self._services = tuple(names)
 
     def send(self, beat: Beat, with_table: bool) -> None:
         """Send a beat on every link of ours, as soon as each can; what still waits is replaced."""

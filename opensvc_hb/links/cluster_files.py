@@ -12,7 +12,8 @@ does). Every mistake of a file is found in one reading, so that nobody repairs l
 
 `node` is the *sender* of a link, every other node listens. Columns are separated by blanks.
 Refinements of ours: comments and blank lines are allowed, a timeout may be a fraction of a
-second, and a slot takes 10 blocks of 512 bytes where OpenHA's takes 19.
+second, and a slot takes 10 blocks of 512 bytes where OpenHA's takes 19 (`openha_limits` says what else its
+format asks, where that is chosen).
 
 Called by the daemon at its start and reload, and by every command that names links.
 Source: OpenHA conf/nodes, conf/monitor; the limits are checked by its daemons one by one at
@@ -134,7 +135,7 @@ def shared_digest(nodes: Sequence[str], links: Sequence[Link], services: Mapping
 
 
 def slots_overlap(one: Link, other: Link) -> bool:
-    """Tell whether two disk links of one device would write the same blocks."""
+    """Tell whether two disk links of one device would write the same blocks, in any format."""
     return abs(int(one.address) - int(other.address)) < SLOT_BLOCKS
 
 
@@ -326,13 +327,20 @@ def _clashes(path: str, links: Sequence[Link]) -> List[ConfigurationError]:
     return errors
 
 
-def overlap_error(path: str, link: Link, before: Link) -> ConfigurationError:
-    """Return the error of a slot that overlaps the slot of an earlier line."""
+def overlap_error(path: str, link: Link, before: Link, blocks: int = SLOT_BLOCKS) -> ConfigurationError:
+    """Return the error of a slot that overlaps the slot of an earlier line.
+
+    Args:
+        path: the monitor file's path.
+        link: the line with the error.
+        before: the earlier line.
+        blocks: how many the first slot of the two takes.
+    """
     same = f" ({before.device} is the same device)" if link.device != before.device else ""
     return ConfigurationError(
         path,
         link.line,
         "offset",
         f"{link.address} overlaps the slot of line {before.line} at {before.address}{same}: a slot takes "
-        f"{SLOT_BLOCKS} blocks of {BLOCK_BYTES} bytes, so offsets are at least {SLOT_BLOCKS} apart",
+        f"{blocks} blocks of {BLOCK_BYTES} bytes, so offsets are at least {blocks} apart",
     )

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from opensvc_hb.core.config import Link, LinkType
+from opensvc_hb.core.config import Link, LinkType, Protocol
 from opensvc_hb.errors import ConfigurationError
-from opensvc_hb.links.cluster_files import overlap_error, slots_overlap
+from opensvc_hb.links.cluster_files import overlap_error
 from opensvc_hb.links.disk import PAGE_BYTES
-from opensvc_hb.links.slot import BLOCK_BYTES, SLOT_BYTES
+from opensvc_hb.links.openha_limits import slot_blocks
+from opensvc_hb.links.slot import BLOCK_BYTES
 
 _BLKSSZGET = 0x1268
 """Logical sector size, from linux/fs.h."""
@@ -80,7 +81,11 @@ def this_machine() -> Machine:
 
 
 def check_machine(
-    links: Sequence[Link], node: str, path: str = "monitor", machine: Optional[Machine] = None
+    links: Sequence[Link],
+    node: str,
+    path: str = "monitor",
+    machine: Optional[Machine] = None,
+    protocol: Protocol = Protocol.NATIVE,
 ) -> Tuple[Tuple[ConfigurationError, ...], Tuple[str, ...]]:
     """Return what is wrong here, and what is worth saying (`FILE:LINE: column: text`).
 
@@ -89,8 +94,10 @@ def check_machine(
         node: this node.
         path: the monitor file's path, for the texts.
         machine: what to look at; None for the real one.
+        protocol: decides how long a slot is.
     """
-    check = _Check(node, path, this_machine() if machine is None else machine)
+    blocks = {link: slot_blocks(link, protocol, links) for link in links if link.type.is_disk}
+    check = _Check(node, path, this_machine() if machine is None else machine, blocks)
     for link in links:
         if link.type.is_disk:
             check.disk(link)
@@ -102,7 +109,8 @@ def check_machine(
 class _Check:
     """One check of one file: collects errors and notes, remembers the slots seen."""
 
-    def __init__(self, node: str, path: str, machine: Machine) -> None:
+    def __init__(self, node: str, path: str, machine: Machine, blocks: Mapping[Link, int]) -> None:
+        self._blocks = blocks
         self._node = node
         self._path = path
         self._machine = machine
@@ -147,12 +155,13 @@ class _Check:
             self._error(
                 link, "device", f"{link.device} is {facts.in_use_by}: a link needs a device of its own"
             )
-        end_bytes = int(link.address) * BLOCK_BYTES + SLOT_BYTES
+        slot_bytes = self._blocks[link] * BLOCK_BYTES
+        end_bytes = int(link.address) * BLOCK_BYTES + slot_bytes
         if facts.size_bytes == 0:
             # A disk that lost its array must not keep a node with live networks out of the cluster.
             self._note(link, "device", f"{link.device} has no blocks now: the link is DOWN until it has")
         elif end_bytes > facts.size_bytes:
-            last = (facts.size_bytes - SLOT_BYTES) // BLOCK_BYTES
+            last = (facts.size_bytes - slot_bytes) // BLOCK_BYTES
             room = f"offsets 0 to {last} fit" if last >= 0 else "not even one slot fits"
             self._error(
                 link,
@@ -164,7 +173,7 @@ class _Check:
                 link,
                 "device",
                 f"{link.device} has logical sectors of {facts.sector_bytes} bytes, of which a slot "
-                f"of {SLOT_BYTES} bytes is no multiple: a device with {BLOCK_BYTES}-byte sectors is needed",
+                f"of {slot_bytes} bytes is no multiple: a device with {BLOCK_BYTES}-byte sectors is needed",
             )
         self._beside(link, facts)
         self._slots.append((link, facts))
@@ -174,11 +183,12 @@ class _Check:
         for before, before_facts in self._slots:
             if before_facts.identity != facts.identity:
                 continue
-            if slots_overlap(link, before):
+            first, second = sorted((link, before), key=lambda one: int(one.address))
+            if int(second.address) - int(first.address) < self._blocks[first]:
                 # Under one name, the reading of the file has said so already.
                 if link.device != before.device:
-                    self.errors.append(overlap_error(self._path, link, before))
-            elif LinkType.DISK in (link.type, before.type) and _share_page(link, before):
+                    self.errors.append(overlap_error(self._path, link, before, self._blocks[first]))
+            elif LinkType.DISK in (link.type, before.type) and self._share_page(first, second):
                 self._note(
                     link,
                     "offset",
@@ -186,6 +196,11 @@ class _Check:
                     "writes of one may undo the other's for a moment: dio has no such trouble, nor have "
                     f"offsets that are multiples of {2 * PAGE_BYTES // BLOCK_BYTES}",
                 )
+
+    def _share_page(self, first: Link, second: Link) -> bool:
+        """Tell whether two slots that do not overlap touch one page."""
+        last_block = int(first.address) + self._blocks[first] - 1
+        return last_block * BLOCK_BYTES // PAGE_BYTES == int(second.address) * BLOCK_BYTES // PAGE_BYTES
 
     def _error(self, link: Link, where: str, what: str) -> None:
         self.errors.append(ConfigurationError(self._path, link.line, where, what))
@@ -231,12 +246,6 @@ def _in_use_by(number: str) -> str:
         # Without sysfs (a bare container) nothing more can be known.
         holders = []
     return f"part of {', '.join(holders)}" if holders else ""
-
-
-def _share_page(one: Link, other: Link) -> bool:
-    """Tell whether two slots that do not overlap touch one page."""
-    first, second = sorted(int(link.address) * BLOCK_BYTES for link in (one, other))
-    return (first + SLOT_BYTES - 1) // PAGE_BYTES == second // PAGE_BYTES
 
 
 def _hears(link: Link, addresses: Sequence[str]) -> bool:

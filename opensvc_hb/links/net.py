@@ -57,7 +57,7 @@ class NetCarrier(DatagramCarrier):
         self._join(made, interface_index)
 
     def _bind_to_port(self, made: socket.socket) -> None:
-        """Send from the port that we send to, as C does; no receiver asks for it, so that a note is enough."""
+        """Send from the port that we send to, as C does; no receiver asks for it: a failure is a note."""
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Nobody reads here: hear no group, and keep next to nothing of what else is sent to the port.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)

@@ -62,9 +62,7 @@ class SlotFile(SlotCarrier):
         """Write the slot; returns when it is where other nodes read it."""
         written = self.write_slot(self._descriptor, content)
         if written != self.slot_bytes:
-            raise OSError(
-                errno.EIO, f"{self.link.device}: {written} of {self.slot_bytes} bytes written"
-            )
+            raise OSError(errno.EIO, f"{self.link.device}: {written} of {self.slot_bytes} bytes written")
 
     def close(self) -> None:
         """Close the device."""

@@ -95,6 +95,7 @@ def test_it_installs_commands_drivers_units_and_documents(installed):
     }
     inside = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert sorted(expected - inside) == []
+    assert "usr/bin/openha" not in inside, "OpenHA's own package has it, on a node that is being moved"
     strangers = {
         name
         for name in inside

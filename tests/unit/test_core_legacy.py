@@ -79,13 +79,19 @@ def test_it_is_alive_while_it_is_heard():
 
 
 def test_the_same_structure_again_is_no_sign_of_life():
-    """Delivered twice, or replayed: neither clock nor process has moved."""
+    """Delivered twice, or replayed: neither clock nor process nor a state has moved."""
     state, _ = hear(fresh(), State.STOPPED, elapsed=5)
-    state, _ = hear(state, State.STARTED, NOW + 1.0, elapsed=5)
+    state, _ = hear(state, State.STOPPED, NOW + 1.0, elapsed=5)
     assert state.peers["deb2"].links[NET].heard_at == NOW
-    assert state.peers["deb2"].table["svc1"].state is State.STOPPED
-    state, _ = hear(state, State.STARTED, NOW + 1.0, elapsed=5, pid=18)
+    state, _ = hear(state, State.STOPPED, NOW + 1.0, elapsed=5, pid=18)
     assert state.peers["deb2"].links[NET].heard_at == NOW + 1.0
+
+
+def test_a_change_within_the_second_is_seen():
+    """The sender's clock has whole seconds; ours sends every change at once."""
+    state, _ = hear(fresh(), State.STOPPED, elapsed=5)
+    state, _ = hear(state, State.STARTING, NOW + 0.3, elapsed=5)
+    assert state.peers["deb2"].table["svc1"].state is State.STARTING
 
 
 def test_services_and_nodes_that_are_not_configured_are_nothing():

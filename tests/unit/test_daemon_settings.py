@@ -1,8 +1,10 @@
 """hb.conf: defaults, every keyword, and every error at once."""
 
+from pathlib import Path
+
 import pytest
 
-from opensvc_hb.core.config import HealPolicy, LeasePolicy, TakeoverPolicy
+from opensvc_hb.core.config import HealPolicy, LeasePolicy, Protocol, TakeoverPolicy
 from opensvc_hb.daemon.guardian_reset import ResetKind
 from opensvc_hb.daemon.settings import OPTIONS, Settings, read_settings
 from opensvc_hb.errors import ConfigurationErrors, ExitCode
@@ -17,12 +19,14 @@ def test_without_any_file_the_defaults_hold(tmp_path):
 
 def test_every_keyword_is_read(tmp_path):
     text = (
-        "[hb]\nprotocol = native\nwait_for_peer = 0\ntakeover = ask\ntakeover_frozen = yes\nheal = stop\n"
+        "[hb]\nprotocol = both\nwait_for_peer = 0\ntakeover = ask\ntakeover_frozen = yes\nheal = stop\n"
         "restart_within = 30\nleave_within = 20\nstatus_interval = 5\nstatus_max_age = 9.5\n"
         "max_parallel = 4\ncontrol_group = adm\nlease = no\nreset = watchdog\nwatchdog = /dev/watchdog1\n"
+        "openha_tree = /usr/local/cluster\n"
     )
     (tmp_path / "hb.conf").write_text(text)
     settings = read_settings(tmp_path)
+    assert settings.protocol is Protocol.BOTH
     assert settings.policies.wait_for_peer_s == 0
     assert settings.policies.takeover is TakeoverPolicy.ASK
     assert settings.policies.takeover_frozen is True
@@ -32,6 +36,7 @@ def test_every_keyword_is_read(tmp_path):
     assert (settings.max_parallel, settings.control_group) == (4, "adm")
     assert settings.policies.lease is LeasePolicy.NO
     assert (settings.reset, settings.watchdog) == (ResetKind.WATCHDOG, "/dev/watchdog1")
+    assert settings.openha_tree == Path("/usr/local/cluster")
     assert {o.name for o in OPTIONS} == {line.split(" =")[0] for line in text.splitlines()[1:]}
 
 
@@ -51,6 +56,7 @@ def test_a_file_of_conf_d_overrides_hb_conf(tmp_path):
         ("watchdog = /dev/watchdog", True, "not with OSVC_ROOT"),
         ("reset = process1", False, "process1 is for nodes with a root directory of their own (OSVC_ROOT)"),
         ("watchdog = softdog", False, "'softdog' is not a device (such as /dev/watchdog)"),
+        ("openha_tree = cluster", False, "'cluster' is not an absolute path"),
     ],
 )
 def test_a_reset_that_would_hit_more_or_less_than_the_node_is_refused(tmp_path, line, under_root, words):
