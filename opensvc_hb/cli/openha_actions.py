@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import re
 import threading
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
@@ -122,6 +123,12 @@ def _starts(action: Action, target: Target) -> bool:
     return action is Action.START or (action is Action.FREEZE_START and target.own is State.STOPPED)
 
 
+def script_words(detail: str) -> str:
+    """Return how a script ended, in OpenHA's words; what an action left to say otherwise, as it is."""
+    found = re.findall(r"/\S* (?:exited with|was terminated by signal) \d+", detail)
+    return found[-1] if found else detail
+
+
 class Actor:
     """Carries actions out.
 
@@ -224,7 +231,7 @@ class Actor:
         if _starts(action, target) and own is State.START_FAILED:
             return self._say_start_failed(action, now)
         if _stops(action, target) and own is State.STOP_FAILED:
-            self._console.error(now.detail or text)
+            self._console.error(script_words(now.detail) or text)
             self._console.error(f"failed to stop {now.name}")
             if action is Action.FREEZE_STOP:
                 self._console.error(f"error in stopping service {now.name}")
@@ -240,15 +247,15 @@ class Actor:
 
     def _say_start_failed(self, action: Action, now: ServiceView) -> int:
         console = self._console
-        detail = now.detail
-        if detail:
-            console.error(detail)
-        is_check = bool(now.check_script) and now.check_script != now.script and now.check_script in detail
-        if is_check:
+        words = script_words(now.detail)
+        check_failed = bool(now.check_script) and now.check_script != now.script and now.check_script in words
+        if now.check_script and not check_failed:
+            console.info(f"Check script for service {now.name} OK")
+        if words:
+            console.error(words)
+        if check_failed:
             console.error(f"Service {now.name} check script failed. State is now START_FAILED")
         else:
-            if now.check_script:
-                console.info(f"Check script for service {now.name} OK")
             console.error(f"failed to start {now.name}. State is now start-failed")
         if action is Action.FREEZE_START:
             console.error(f"Warning: error in starting service {now.name}")

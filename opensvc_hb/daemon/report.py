@@ -155,10 +155,10 @@ def link_document(
 
 def _sender_pid(state: NodeState, link: Link) -> int:
     peer = state.peers.get(link.node)
-    if peer is None or peer.legacy is None:
+    if peer is None or peer.legacy is None or not peer.is_legacy:
         return 0
-    _, pid = peer.legacy.marks.get(link.id, (0, 0))
-    return pid
+    mark = peer.legacy.marks.get(link.id)
+    return mark[1] if mark is not None else 0
 
 
 def _sender(state: NodeState, link: Link, counters: Optional[LinkCounters], now: float) -> Dict[str, Any]:

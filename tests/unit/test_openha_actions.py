@@ -8,7 +8,7 @@ import itertools
 import pytest
 from openha_fakes import FakeDaemon, FakeService, fake_console, write_cluster
 
-from opensvc_hb.cli.openha_actions import Action, Target, objection
+from opensvc_hb.cli.openha_actions import Action, Target, objection, script_words
 from opensvc_hb.cli.openha_console import Console
 from opensvc_hb.cli.openha_service import ServiceCommand
 from opensvc_hb.cli.openha_view import ServiceView
@@ -112,6 +112,35 @@ def test_errors_go_to_standard_error_and_notices_to_standard_output(tmp_path):
         "failed to stop svc",
         "error in stopping service svc",
     ]
+
+
+@pytest.mark.parametrize(
+    ("detail", "words"),
+    [
+        ("exit status 4: FOO /usr/local/sbin/foo.sh exited with 4", "/usr/local/sbin/foo.sh exited with 4"),
+        ("/s.sh was terminated by signal 9 (SIGKILL)", "/s.sh was terminated by signal 9"),
+        ("fs#1: mount failed", "fs#1: mount failed"),
+        ("", ""),
+    ],
+)
+def test_how_a_script_ended_is_said_in_openhas_words(detail, words):
+    """What the agent says of its resources stays as it is."""
+    assert script_words(detail) == words
+
+
+@pytest.mark.parametrize("failing", ["/c.sh", "/s.sh"])
+def test_a_failed_check_is_told_from_a_failed_start(tmp_path, failing):
+    """By the script that failed; the check of a service that starts anyway was OK."""
+    daemon = daemon_with(svc=("STOPPED", "STOPPED"))
+    daemon.start_fails, daemon.detail = True, f"exit status 7: SVC {failing} exited with 7"
+    service, stream = command(tmp_path, daemon, services="svc /s.sh n1 n2 /c.sh\n")
+    assert service.run(["-A", "svc", "start"]) == 255
+    said = [f"{failing} exited with 7"]
+    if failing == "/c.sh":
+        said += ["Service svc check script failed. State is now START_FAILED"]
+    else:
+        said = ["Check script for service svc OK", *said, "failed to start svc. State is now start-failed"]
+    assert stream.getvalue().splitlines()[1:] == said
 
 
 def test_an_action_on_all_services_exits_0_when_all_are_done(tmp_path):
