@@ -7,7 +7,8 @@ What cannot be known is not made up: it is alive while it is heard, never one-wa
 restarting.
 
 Its word is not authentic, so nothing it says stops anything here, and a node that speaks natively
-is not taken for a legacy one before its own beats have been silent for the timeout.
+is not taken for a legacy one before its own beats have been silent for the timeout. What it froze
+started is maintenance, as on any peer: its silence is no leave to take that over.
 
 Source: OpenHA's start procedure: START_READY, 5 s, both states read again; a secondary rolls back
 on any change of the peer's, a primary on STARTED and STARTING. We ask for stopped, unchanged, of both
@@ -16,7 +17,7 @@ roles: what the C program would start, we start, some of it 5 s later.
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Dict, FrozenSet, Mapping, Optional, Tuple
 
 from opensvc_hb.core.events import LegacyBeat
 from opensvc_hb.core.messages import Entry
@@ -79,9 +80,13 @@ def _believed(turn: Turn, peer: Peer, event: LegacyBeat, at: float) -> Peer:
     again = not any(known.up for known in peer.links.values())
     links = {**peer.links, link.link_id: replace(link, heard_at=at, up=True, error="")}
     table, changed_at = _table(turn, peer, legacy, event)
+    maintenance = _maintenance(peer, table)
+    if maintenance != peer.maintenance:
+        turn.persist()
     return replace(
         peer,
         links=links,
+        maintenance=maintenance,
         legacy=replace(legacy, changed_at=changed_at, kept=None),
         heard=True,
         heard_from_at=at if again else peer.heard_from_at,
@@ -140,6 +145,12 @@ def _table(
     gone = set(peer.table) - set(table)
     turn.dirty.update(gone)
     return table, changed_at
+
+
+def _maintenance(peer: Peer, table: Mapping[str, Entry]) -> FrozenSet[str]:
+    """Return what it has frozen started, or could not end in its native days and does not name yet."""
+    frozen = frozenset(name for name, entry in table.items() if entry.state is State.FROZEN_START)
+    return frozen | (peer.maintenance - frozenset(table))
 
 
 def _meant(said: State, before: Optional[Entry], since: float, now: float) -> State:

@@ -210,6 +210,28 @@ def test_the_silent_one_is_taken_over_from_at_its_timeout():
     assert asked or only(effects, fx.RunAction)
 
 
+def test_what_it_froze_started_is_held_when_it_falls_silent():
+    """Its operator's maintenance, as on a native node; the C program itself would take it over."""
+    state, _ = hear(fresh(), State.STARTED)
+    state, _ = hear(state, State.START_READY, NOW + 1.0)
+    for tenth in range(11, int(TIMEOUT_S * 10) + 20):
+        state, effects = step(state, Ticked(), NOW + tenth / 10)
+        assert not only(effects, fx.RunAction)
+    assert rule_of(state) == "U6"
+
+
+def test_a_freeze_of_its_native_days_ends_when_it_says_otherwise():
+    """It was frozen started, moved to the C program and unfrozen there: its silence is a takeover."""
+    state = fresh()
+    peer = replace(state.peers["deb2"], maintenance=frozenset({"svc1", "other"}))
+    state, effects = hear(replace(state, peers={"deb2": peer}), State.STARTED)
+    assert state.peers["deb2"].maintenance == {"other"}
+    assert only(effects, fx.Persist)
+    for tenth in range(1, int(TIMEOUT_S * 10) + 10):
+        state, _ = step(state, Ticked(), NOW + tenth / 10)
+    assert rule_of(state) != "U6"
+
+
 def test_there_is_no_lease_where_a_node_may_run_the_c_program():
     """It knows none: a claim would prove nothing."""
     assert not config(("net", "dio")).lease_links
