@@ -226,7 +226,9 @@ def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
     for heard in hearing.links:
         at = sent_at(state, heard.sequence)
         if heard.tag in timeouts and at is not None:
-            trusted = max(trusted, at + PERMISSION_SHARE * timeouts[heard.tag])
+            # Its monitor file may still have shorter timeouts than ours.
+            timeout_s = min(timeouts[heard.tag], peer.longest_timeout_s or timeouts[heard.tag])
+            trusted = max(trusted, at + PERMISSION_SHARE * timeout_s)
         hears[heard.tag] = turn.now
     if hearing.sequence > peer.acked:
         turn.dirty.update(summary_of(replace(state, instances=turn.instances)).offering)

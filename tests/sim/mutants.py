@@ -121,8 +121,8 @@ MUTANTS = (
         edits=(
             Edit(
                 membership._heard_of_us,
-                "trusted = max(trusted, at + PERMISSION_SHARE * timeouts[heard.tag])",
-                "trusted = turn.now + PERMISSION_SHARE * timeouts[heard.tag]",
+                "trusted = max(trusted, at + PERMISSION_SHARE * timeout_s)",
+                "trusted = turn.now + PERMISSION_SHARE * timeout_s",
             ),
         ),
     ),
