@@ -16,7 +16,7 @@ from typing import Callable, Deque, List, Optional, Union
 from opensvc_hb.daemon.runner_job import Job
 from opensvc_hb.daemon.runner_wire import Request
 
-LOOK_BACK_WITHIN_S = 2.0
+LOOK_BACK_WITHIN_S = 5.0
 """So long after a start the look at what became of it may wait for other starts."""
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from guardian_site import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -191,6 +192,8 @@ def test_descent_stops_at_the_daemon_which_is_never_touched():
     processes = ServiceProcesses(
         top, "/nowhere/lock", False, lambda: everyone, lambda p, n: sent.append((p, n))
     )
+    # For a moment after its exec a process shows no environment yet.
+    wait_for(lambda: "svc1" in processes.find(frozenset({"svc1"})), "its marks are seen")
     found = processes.find(frozenset({"svc1", "svc2"}))
     assert {member.process for member in found["svc1"]} == {mine, child, daemon, runner}
     processes._spared = daemon
@@ -211,6 +214,8 @@ def test_what_only_a_stop_action_runs_is_no_part_of_the_instance():
     )
     listed = {stop.pid: Process(stop.pid, stop.pid, 1, True, 1, "sleep")}
     processes = ServiceProcesses("/nowhere", "/nowhere/lock", False, lambda: listed, lambda *_: None)
+    # For a moment after its exec a process shows no environment yet.
+    wait_for(lambda: "svc1" in processes.find(frozenset({"svc1"})), "its marks are seen")
     (member,) = processes.find(frozenset({"svc1"}))["svc1"]
     assert member.stops
     assert processes.end(frozenset({"svc1"}), with_stops=False) == {}
