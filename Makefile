@@ -54,11 +54,11 @@ test-newest: setup
 	@newest=$$(packaging/find-python newest); \
 	if [ "$$($$newest --version)" = "$$($(BIN)/python --version 2>/dev/null)" ]; then \
 		echo; echo "==== the newest Python here, $$($$newest --version), is that of $(VENV): tested there ===="; \
-	else packaging/test-on-python "$$newest" $(QUICK_TESTS); fi
+	else packaging/test-on-python "$$newest" -m 'not slow' $(QUICK_TESTS); fi
 
 test-debian: setup
 	@if [ -x $(DEBIAN_PYTHON) ] && command -v dpkg-buildpackage >/dev/null; then \
-		packaging/test-on-debian $(QUICK_TESTS); \
+		packaging/test-on-debian -m 'not slow' $(QUICK_TESTS); \
 	else echo; echo "!!!! NOT TESTED: no Debian here, so not with Debian's Python and its packages !!!!"; \
 		[ "$$CI" != true ]; fi
 

@@ -7,6 +7,7 @@ prefixed by `OSVC_ROOT`.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from dataclasses import dataclass
@@ -16,31 +17,31 @@ from typing import Mapping, Optional
 
 @dataclass(frozen=True)
 class Root:
-    """The tree of one node; every path of ours derives from `top`."""
+    """The tree of one node; every path of ours derives from `top`. Those asked for often are made once."""
 
     top: Path
 
-    @property
+    @functools.cached_property
     def etc(self) -> Path:
         """Services: SVC.env or SVC.conf, and their links."""
         return self.top / "etc/opensvc"
 
-    @property
+    @functools.cached_property
     def hb(self) -> Path:
         """The cluster: nodes, monitor, services, hb.conf, key."""
         return self.etc / "hb"
 
-    @property
+    @functools.cached_property
     def var(self) -> Path:
         """What survives a reboot: the store, flags, stamps."""
         return self.top / "var/lib/opensvc"
 
-    @property
+    @functools.cached_property
     def log(self) -> Path:
         """Service logs and the event journal."""
         return self.top / "var/log/opensvc"
 
-    @property
+    @functools.cached_property
     def run(self) -> Path:
         """What does not survive a reboot: sockets and locks."""
         return self.top / "run/opensvc"

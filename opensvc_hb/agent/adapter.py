@@ -1,6 +1,8 @@
 """All that the heartbeat daemon's runner sees of the agent.
 
-Runs in: the runner process and the children it forks, one per action; single-threaded.
+Each call reads again what may have changed on disk since the one before; only drivers are kept.
+
+Runs in: the runner process and the workers it forks, each of which takes one call after another.
 Errors of a service's file are log lines and an exit status here: the daemon must learn that
 its start failed, whatever the reason. The daemon's own state is never decided here.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from opensvc_hb.agent import started_mark
 from opensvc_hb.agent.actions import Options, run_action
@@ -80,10 +82,10 @@ class AgentAdapter:
         self._root = root
         self._node = node
         self._loader = Loader(root, node) if loader is None else loader
-        self._started: Set[str] = set()
 
     def declare(self) -> Declarations:
         """Return the services with an enabled hb resource of type OpenHA that list this node."""
+        self._read_anew()
         found: Dict[str, Declaration] = {}
         errors: List[str] = []
         for svcname in list_services(self._root):
@@ -123,18 +125,15 @@ class AgentAdapter:
 
     def start(self, svcname: str) -> int:
         """Start the service as with --cluster; returns the exit status, log lines on stderr."""
-        status = self._act(svcname, "start")
-        if status == 0:
-            self._started.add(svcname)
-        return status
+        return self._act(svcname, "start")
 
     def stop(self, svcname: str) -> int:
         """Stop the service as with --cluster; returns the exit status, log lines on stderr."""
-        self._started.discard(svcname)
         return self._act(svcname, "stop")
 
     def announce(self, svcname: str) -> int:
         """Announce the service's addresses again; returns the exit status."""
+        self._read_anew()
         try:
             service = self._loader.service(svcname, cluster=True)
             for member in service.members:
@@ -156,6 +155,7 @@ class AgentAdapter:
             evaluate_apps: run launchers although the heartbeat says that nothing runs here;
                 the heartbeat is not asked at all then: the daemon may be waiting for us.
         """
+        self._read_anew()
         try:
             service = self._loader.service(svcname)
             ignored = ("hb", "sync") if evaluate_apps else ("sync",)
@@ -166,20 +166,26 @@ class AgentAdapter:
             return "unknown"
         return self._avail_of(status)
 
-    def examine(self, svcname: str) -> Tuple[str, Optional[Dict[str, Any]]]:
+    def examine(self, svcname: str, was_started: bool) -> Tuple[str, Optional[Dict[str, Any]]]:
         """Evaluate a service that was just started, once for both who want to know.
+
+        Args:
+            svcname: the service.
+            was_started: the start ended with 0. That decides for a service that cannot tell, also
+                where the mark of it could not be written.
 
         Returns:
             What `avail` with `evaluate_apps` says, and the document of `status`, its hb
             undefined (None when the service cannot be read any more).
         """
+        self._read_anew()
         began_s = time.time()
         try:
             status = self._evaluated(self._loader.service(svcname), evaluate_apps=True, ask_heartbeat=False)
         except HbError as error:
             self._say(svcname, error)
             return "unknown", None
-        return self._avail_of(status), status_document(status, began_s)
+        return self._avail_of(status, was_started), status_document(status, began_s)
 
     def _evaluated(
         self, service: Service, evaluate_apps: bool = False, ask_heartbeat: bool = True
@@ -188,7 +194,7 @@ class AgentAdapter:
             self._loader, service, evaluate_apps, ask=answer_in_threads, ask_heartbeat=ask_heartbeat
         )
 
-    def _avail_of(self, status: ServiceStatus) -> str:
+    def _avail_of(self, status: ServiceStatus, was_started: bool = False) -> str:
         svcname = status.svcname
         if any(not r.known for r in status.resources if r.group not in ("hb", "sync")):
             return "unknown"
@@ -198,7 +204,7 @@ class AgentAdapter:
         if avail in _NOT_RUNNING:
             return "down"
         if avail in (Status.NA, Status.UNDEF):
-            marked = svcname in self._started or started_mark.is_marked(self._root, svcname)
+            marked = was_started or started_mark.is_marked(self._root, svcname)
             return "up" if marked else "down"
         # A warning with nothing up beside it (a name that does not resolve, a check that
         # fails) tells nothing: only what is up is an instance that lives.
@@ -211,6 +217,7 @@ class AgentAdapter:
         Raises:
             HbError: there is no such service, or its file is refused.
         """
+        self._read_anew()
         began_s = time.time()  # before the file is read: a change meanwhile makes the document old
         return status_document(self._evaluated(self._loader.service(svcname)), began_s)
 
@@ -219,7 +226,11 @@ class AgentAdapter:
         for line in str(error).splitlines():
             self._loader.log(svcname).error(line)
 
+    def _read_anew(self) -> None:
+        self._loader = self._loader.renewed()
+
     def _act(self, svcname: str, action: str) -> int:
+        self._read_anew()
         try:
             service = self._loader.service(svcname, cluster=True)
         except HbError as error:

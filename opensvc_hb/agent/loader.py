@@ -7,7 +7,7 @@ by the daemon's adapter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -63,6 +63,11 @@ class Loader:
             self._kept["finder"] = DriverFinder(self.root.etc / "drivers")
         finder: DriverFinder = self._kept["finder"]
         return finder
+
+    def renewed(self) -> Loader:
+        """Return a loader that reads node.conf again; it shares the drivers."""
+        kept = {name: value for name, value in self._kept.items() if name != "node"}
+        return replace(self, _kept=kept)
 
     def use_finder(self, finder: DriverFinder) -> None:
         """Share the drivers that another loader has found."""

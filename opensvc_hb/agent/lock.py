@@ -24,6 +24,9 @@ from opensvc_hb.paths import Root
 WAIT_S = 60.0
 """How long an action waits by default (`--waitlock`)."""
 
+_PID_WIDTH = 10
+"""Digits of the longest number of a process, and of any that an earlier release wrote."""
+
 
 class LockHeldError(HbError):
     """Another action holds the service's lock, and did not end in time."""
@@ -64,9 +67,12 @@ def service_lock(root: Root, svcname: str, wait_s: float = WAIT_S) -> Iterator[N
 
 
 def _write_pid(descriptor: int) -> None:
+    """Write who holds the lock, in a line that is always as long: nothing has to be cut off.
+
+    A file that is cut and written again may have to reach the disk before it is closed.
+    """
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        os.pwrite(descriptor, f"{os.getpid():<{_PID_WIDTH}}\n".encode("ascii"), 0)
     except OSError:
         return  # a full disk costs people the pid, not the service its action
 

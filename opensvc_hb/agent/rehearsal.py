@@ -1,7 +1,7 @@
 """A service that does not exist, started and stopped a few times before anybody needs a real one.
 
-The interpreter makes code faster as it runs it, and fills caches of many kinds. A child of the
-runner starts with what its parent has; what the parent never ran, each child makes anew, in
+The interpreter makes code faster as it runs it, and fills caches of many kinds. A worker of the
+runner starts with what its parent has; what the parent never ran, each worker makes anew, in
 memory that it first has to copy. So the runner goes the way of an action itself, some twenty
 times, in a directory of its own: it costs a tenth of a second once, and every action, and so
 every takeover, a fifth less from then on.
@@ -52,7 +52,7 @@ def rehearse(root: Root, node: str, finder: DriverFinder, times: int = TIMES) ->
         agent = AgentAdapter(stage, node, loader)
         for _ in range(times):
             agent.start(_NAME)
-            agent.examine(_NAME)
+            agent.examine(_NAME, was_started=True)
         agent.stop(_NAME)
     _remove(stage.top)
 

@@ -74,6 +74,7 @@ def begin(turn: Turn, event: DaemonStarted) -> None:
         phase=Phase.VERIFYING,
         incarnation=event.stored.incarnation + 1,
         lease=_inherited_lease(event, turn.now),
+        left_guarded=event.lease_services,
         # What runs here needs the lease renewed soon: the first beat does not wait.
         next_beat_at=turn.now + (event.config.beat_interval_s if event.lease_until is None else 0.0),
     )
@@ -94,6 +95,7 @@ def begin(turn: Turn, event: DaemonStarted) -> None:
         turn.update(kept=kept)
     for name in event.config.services:
         add_service(turn, name, event.stored.instances.get(name), event.booted)
+    forget_guarded(turn)
     turn.persist()
     verified(turn)
 
@@ -106,7 +108,8 @@ def _inherited_lease(event: DaemonStarted, now: float) -> Lease:
     """
     until = event.lease_until
     leased = bool(event.config.lease_links)
-    return lease.inherited(until, is_unknown=leased if until is None else now >= until)
+    is_unknown = leased if until is None else now >= until
+    return lease.inherited(until, event.lease_timeout_s, is_unknown)
 
 
 def _stored_peer(peer: Peer, event: DaemonStarted, now: float) -> Peer:
@@ -127,6 +130,7 @@ def _stored_peer(peer: Peer, event: DaemonStarted, now: float) -> Peer:
         promised_until=promised,
         maintenance=frozenset(record.maintenance),
         confirmed_dead=record.confirmed_dead and not event.booted,
+        longest_timeout_s=record.longest_timeout_s,
     )
 
 
@@ -191,9 +195,18 @@ def adopt(turn: Turn, instance: Instance, avail: Avail) -> None:
         f"{before.name} -> {target.name}" if before is not target else f"{target.name}",
         f"stored {before.name}, the agent says resources are {avail.value}",
     )
+    forget_guarded(turn)
     turn.persist()
     turn.send()
     verified(turn)
+
+
+def forget_guarded(turn: Turn) -> None:
+    """Let go of what an earlier daemon had guarded, and is not configured any more, or is verified."""
+    if turn.state.left_guarded and turn.config.services:
+        instances = turn.instances
+        left = (p for p in turn.state.left_guarded if p[0] in instances and not instances[p[0]].verified)
+        turn.update(left_guarded=tuple(left))
 
 
 def verified(turn: Turn) -> None:

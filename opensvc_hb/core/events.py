@@ -200,12 +200,14 @@ class StoredPeer:
         restarting_for_s: a restart promise not yet used up, seconds; 0 for none.
         maintenance: services that this peer announced as FROZEN_START.
         confirmed_dead: an operator vouched for its death, and it was not heard since.
+        longest_timeout_s: T as it told last; 0 when it never did.
     """
 
     incarnation: int = 0
     restarting_for_s: float = 0.0
     maintenance: Tuple[str, ...] = ()
     confirmed_dead: bool = False
+    longest_timeout_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,16 @@ class DaemonStarted:
     Args:
         lease_until: the deadline that the guardian holds for this node's instances: from then on it
             ends them. None when it knows of none: it guards nothing, or has just begun itself.
+        lease_timeout_s: T as that deadline counts it; 0 when there is none.
+        lease_services: hb name and svcname of each instance that it is held for.
     """
 
     config: Config
     stored: Stored
     booted: bool
     lease_until: Optional[float] = None
+    lease_timeout_s: float = 0.0
+    lease_services: Tuple[Tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,18 @@ Two that claim at once cannot both see the other's slot unchanged.
 Once a lease has run out nothing renews it until what ran here has ended: the peer may have claimed
 it meanwhile.
 
+T may change while a lease runs. Who contends counts with the T that it read last from us: a longer
+one counts for us from the first beat that tells it, a shorter one at once.
+
 Called by `step` (every turn), `membership` (acknowledgements) and `negotiation` (claims).
 """
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from opensvc_hb.core import effects as fx
+from opensvc_hb.core.config import Config
 from opensvc_hb.core.events import LinkDrained, SlotWritten
 from opensvc_hb.core.guardian import END_SHARE, Order
 from opensvc_hb.core.node_state import (
@@ -80,15 +84,24 @@ def lapse(state: NodeState, instance: Instance, now: float) -> Lapse:
     """Tell whether the leave to run this instance has run out."""
     if not needs_lease(state, instance):
         return Lapse.NONE
-    lease = state.lease
     leased = is_leased(state) and not is_vouched(state)
-    if (
-        lease.is_broken
-        or (lease.until is None and leased)
-        or (lease.until is not None and now >= lease.until)
-    ):
+    until = deadline(state)
+    if state.lease.is_broken or (until is not None and now >= until):
         return Lapse.LEASE if leased else Lapse.STOOD_STILL
     return Lapse.NONE
+
+
+def deadline(state: NodeState) -> Optional[float]:
+    """Return when what needs the lease begins to end; None for never.
+
+    A new daemon of which nothing needed the lease, by all records, and that finds something running
+    here has as long as after a renewal to get one: how fast the agent answers decides nothing.
+    """
+    if state.lease.until is not None or not is_leased(state):
+        return state.lease.until
+    if state.lease.is_broken:
+        return state.started_at
+    return state.started_at + END_SHARE * state.config.longest_timeout_s
 
 
 def holds(state: NodeState, now: float) -> bool:
@@ -102,14 +115,16 @@ def holds(state: NodeState, now: float) -> bool:
 # -- ours ---------------------------------------------------------------------------------------
 
 
-def inherited(until: Optional[float], is_unknown: bool) -> Lease:
+def inherited(until: Optional[float], timeout_s: float, is_unknown: bool) -> Lease:
     """Return the lease of a daemon that begins: the guardian's deadline counts, and nothing else.
 
     Args:
         until: the deadline that the guardian holds; None when it knows of none.
+        timeout_s: T as it counts it; 0 for that of now.
         is_unknown: something may run here that nobody held a deadline for.
     """
-    return Lease(until, None, "the guardian kept it" if until is not None else "", is_broken=is_unknown)
+    by = "the guardian kept it" if until is not None else ""
+    return Lease(until, None, by, is_broken=is_unknown, timeout_s=timeout_s)
 
 
 def check(state: NodeState, now: float) -> Lease:
@@ -119,19 +134,56 @@ def check(state: NodeState, now: float) -> Lease:
     needed it has ended.
     """
     lease = state.lease
-    if not summary_of(state).guarded:
+    if not _guarded(state):
         return replace(lease, is_broken=False) if lease.is_broken else lease
-    if lease.until is not None and now >= lease.until and not lease.is_broken:
+    until = deadline(state)
+    if until is not None and now >= until and not lease.is_broken:
         return replace(lease, is_broken=True)
     return lease
 
 
-def _renew(state: NodeState, counts_from: float, by: str) -> Lease:
-    until = counts_from + END_SHARE * state.config.longest_timeout_s
+def _guarded(state: NodeState) -> Tuple[Tuple[str, str], ...]:
+    """Return what needs this node's lease.
+
+    Until the agent has said of a service what runs here, or which services there are at all, that is
+    what an earlier daemon had guarded, whatever the records say.
+    """
+    known = summary_of(state).guarded
+    if not state.left_guarded:
+        return known
+    names = {name for name, _ in known}
+    return (*known, *(pair for pair in state.left_guarded if pair[0] not in names))
+
+
+def _renew(state: NodeState, counts_from: float, by: str, timeout_s: float) -> Lease:
+    until = counts_from + END_SHARE * timeout_s
     lease = state.lease
     if lease.is_broken or (lease.until is not None and until <= lease.until):
         return lease
-    return Lease(until, counts_from, by)
+    return Lease(until, counts_from, by, timeout_s=timeout_s)
+
+
+def _told_timeout_s(state: NodeState, sequence: int) -> float:
+    """Return T as our beat of this sequence told it, or a shorter one."""
+    timeout_s = state.config.longest_timeout_s
+    return min(timeout_s, state.shorter_timeout_s) if sequence < state.longer_from else timeout_s
+
+
+def reconfigured(turn: Turn, before: Config) -> None:
+    """T may have changed with the configuration: what has been told of it so far still counts.
+
+    A contender that hears of a shorter one hears it in a beat that this turn makes, or a later one.
+    """
+    old_s, new_s = before.longest_timeout_s, turn.config.longest_timeout_s
+    lease = turn.state.lease
+    until = turn.now + END_SHARE * new_s
+    if new_s > old_s:
+        pending_s = turn.state.shorter_timeout_s
+        shorter_s = min(old_s, pending_s) if turn.state.longer_from else old_s
+        turn.update(longer_from=turn.next_sequence, shorter_timeout_s=shorter_s)
+        turn.update(lease=replace(lease, timeout_s=lease.timeout_s or old_s))
+    elif new_s < old_s and lease.until is not None and not lease.is_broken:
+        turn.update(lease=replace(lease, until=min(lease.until, until), timeout_s=new_s))
 
 
 def slot_written(turn: Turn, event: SlotWritten) -> None:
@@ -140,7 +192,8 @@ def slot_written(turn: Turn, event: SlotWritten) -> None:
     link = state.config.lease_links.get(state.config.node)
     if link is None or link.id != event.link_id or event.incarnation != state.incarnation:
         return
-    turn.update(lease=_renew(state, event.began_at, "its slot, written and read back"))
+    by, timeout_s = "its slot, written and read back", _told_timeout_s(state, event.sequence)
+    turn.update(lease=_renew(state, event.began_at, by, timeout_s))
     for peer in list(turn.peers.values()):
         claim = peer.claim
         waits = claim is not None and not claim.refused and claim.written_at is None
@@ -159,7 +212,8 @@ def acknowledged(turn: Turn) -> None:
     known = [at for at in times if at is not None]
     if known and len(known) == len(times):
         names = " and ".join(peer.node for peer in peers)
-        turn.update(lease=_renew(state, min(known), f"{names} acknowledged our beat"))
+        timeout_s = _told_timeout_s(state, min(peer.acked for peer in peers))
+        turn.update(lease=_renew(state, min(known), f"{names} acknowledged our beat", timeout_s))
 
 
 def beat_made(state: NodeState, now: float) -> Lease:
@@ -172,10 +226,18 @@ def beat_made(state: NodeState, now: float) -> Lease:
     if not is_leased(state):
         return lease if lease.is_broken else Lease(until, now, "this daemon sends")
     if is_vouched(state):
-        return _renew(state, now, "an operator vouched for every peer's death")
+        return vouched(state, now)
     if state.sequence <= 1 and lease.until is not None and lease.until > until:
         return replace(lease, until=until)
     return lease
+
+
+def vouched(state: NodeState, now: float) -> Lease:
+    """Return the lease where operators vouched for the death of every peer; else as it is."""
+    if not is_vouched(state):
+        return state.lease
+    by = "an operator vouched for every peer's death"
+    return _renew(state, now, by, state.config.longest_timeout_s)
 
 
 def promised(turn: Turn) -> None:
@@ -190,18 +252,24 @@ def promised(turn: Turn) -> None:
     shares = PROMISE_SHARE * state.config.policies.restart_within_s
     until = farewell_at + shares - PROMISE_ENDING_SHARE * state.config.longest_timeout_s
     if lease.until is not None and until > lease.until:
-        turn.update(lease=Lease(until, farewell_at, "the restart that every peer acknowledged"))
+        by = "the restart that every peer acknowledged"
+        turn.update(lease=Lease(until, farewell_at, by, timeout_s=state.config.longest_timeout_s))
 
 
 def excuse(turn: Turn) -> None:
-    """Note which instances every peer knows to be frozen started: maintenance needs no lease."""
+    """Note which instances every peer knows to be frozen started: maintenance needs no lease.
+
+    That they acknowledged the beat is not enough: while our store fails, beats repeat what was
+    announced before (`messages.repeated`). They must hold the very table.
+    """
     state = replace(turn.state, instances=turn.instances, peers=turn.peers)
+    digest = summary_of(state).digest
     for name in summary_of(state).unexcused:
         instance = turn.instances[name]
         if instance.frozen_at is None:
             continue
         peers = rivals(state, instance)
-        if peers and all(peer.acked >= instance.frozen_at for peer in peers):
+        if peers and all(p.acked >= instance.frozen_at and p.holds_digest == digest for p in peers):
             turn.put(replace(instance, excused=True))
             turn.persist()
 
@@ -242,13 +310,14 @@ def order_for(state: NodeState, now: float) -> Optional[Order]:
 
     A deadline that is unknown is now: whoever may run without leave is ended.
     """
-    summary = summary_of(state)
-    if not summary.guarded and state.guarded is None:
+    services = _guarded(state)
+    if not services and state.guarded is None:
         return None
-    until = state.lease.until
+    until, timeout_s = deadline(state), state.config.longest_timeout_s
     if until is None:
-        until = state.started_at if is_leased(state) else now + END_SHARE * state.config.longest_timeout_s
-    return Order(until, state.config.longest_timeout_s, summary.guarded, summary.ending)
+        until = now + END_SHARE * timeout_s
+    timeout_s = min(timeout_s, state.lease.timeout_s or timeout_s)
+    return Order(until, timeout_s, services, summary_of(state).ending)
 
 
 def is_worth_telling(before: Optional[Order], order: Order) -> bool:
@@ -460,14 +529,10 @@ def _answer_called(turn: Turn, instance: Instance, why: str) -> None:
 def next_change_at(state: NodeState, now: float) -> Optional[float]:
     """Return when time alone may next change an answer of this module; None for never."""
     times: List[float] = []
-    lease = state.lease
-    if (
-        lease.until is not None
-        and not lease.is_broken
-        and state.guarded is not None
-        and state.guarded.services
-    ):
-        times.append(lease.until)
+    until = deadline(state)
+    guards = state.guarded is not None and state.guarded.services
+    if until is not None and not state.lease.is_broken and guards:
+        times.append(until)
     if is_leased(state):
         for peer in state.peers.values():
             if peer.liveness not in _SILENT:

@@ -116,6 +116,10 @@ def _take_in(turn: Turn, peer: Peer, beat: Beat) -> Peer:
     if beat.table is not None:
         table = {entry.service: entry for entry in beat.table}
     current = table is not None or beat.table_digest == peer.table_digest
+    if 0 < beat.longest_timeout_s < peer.longest_timeout_s:
+        turn.send()  # it takes us for dead sooner from now on
+    if beat.longest_timeout_s > peer.longest_timeout_s:
+        turn.persist()  # before it is acknowledged: its lease counts with it from then on
     if table is not None and beat.table_digest != peer.table_digest:
         _note_changes(turn, peer, table)
         peer = replace(peer, table=table, table_digest=beat.table_digest)
@@ -206,7 +210,9 @@ def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
         if state.reborn_at is not None:
             why = "another machine sends beats in its name"
             turn.update(twin_at=turn.now)
-        turn.update(incarnation=hearing.incarnation + 1, sequence=0, sent=(), reborn_at=turn.now)
+        turn.update(
+            incarnation=hearing.incarnation + 1, sequence=0, sent=(), longer_from=0, reborn_at=turn.now
+        )
         for instance in list(turn.instances.values()):
             if instance.frozen_at is not None:
                 turn.put(replace(instance, frozen_at=turn.next_sequence))
@@ -231,7 +237,9 @@ def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
     for heard in hearing.links:
         at = sent_at(state, heard.sequence)
         if heard.tag in timeouts and at is not None:
-            trusted = max(trusted, at + PERMISSION_SHARE * timeouts[heard.tag])
+            # Its monitor file may still have shorter timeouts than ours.
+            timeout_s = min(timeouts[heard.tag], peer.longest_timeout_s or timeouts[heard.tag])
+            trusted = max(trusted, at + PERMISSION_SHARE * timeout_s)
         hears[heard.tag] = turn.now
     if hearing.sequence > peer.acked:
         turn.dirty.update(summary_of(replace(state, instances=turn.instances)).offering)

@@ -126,7 +126,9 @@ def repeated(announced: Beat, newest: Beat) -> Optional[Beat]:
     """Return what may be said in place of `newest`, whose states could not be stored; None for nothing.
 
     We live, and stand where we stood: silence would have the peers start what runs here. What was
-    announced last is said again with the newest sequence: no new state, no new acknowledgement.
+    announced last is said again with the newest sequence: no new state, no new acknowledgement. What
+    needs no store is new: a restart that is promised, T, a claim. Who acknowledges this beat is taken
+    to have read them.
     A state that permits a peer to start and is not ours any more becomes UNKNOWN, which permits
     nothing.
     """
@@ -139,7 +141,15 @@ def repeated(announced: Beat, newest: Beat) -> Optional[Beat]:
         else entry
         for entry in announced.table or ()
     )
-    return replace(announced, sequence=newest.sequence, table=table, table_digest=table_digest(table))
+    return replace(
+        announced,
+        sequence=newest.sequence,
+        table=table,
+        table_digest=table_digest(table),
+        longest_timeout_s=newest.longest_timeout_s,
+        restarting_for_s=newest.restarting_for_s,
+        claims=newest.claims,
+    )
 
 
 def link_tag(link_id: str) -> int:

@@ -217,6 +217,7 @@ class Lease:
     Args:
         until: what needs it begins to end then; None: not known (yet).
         counts_from: the moment of its last renewal; renewed_by: how, for people.
+        timeout_s: T as this deadline counts it, which the guardian's must follow; 0 for that of now.
         is_broken: it had run out, or its age was unknown when this daemon began, and what ran has
             not ended since: nothing renews it until that has.
     """
@@ -225,6 +226,7 @@ class Lease:
     counts_from: Optional[float] = None
     renewed_by: str = ""
     is_broken: bool = False
+    timeout_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -351,11 +353,15 @@ class NodeState:
         stop_asked: a stop was asked for while the agent was still being asked what runs here.
         held: commands on services that the agent is still being asked about.
         kept: records of services not known yet, of a daemon that began without any.
+        left_guarded: what the guardian held a deadline for as this daemon began, by hb name and svcname,
+            and the agent was not asked about yet.
         abandoned: services that ran here, as far as known, when they left the configuration.
         reborn_at: when our incarnation was raised because a peer knew a higher one; twin_at: the
             same, when it was not for the first time: another machine speaks in our name.
         summary: derived from the rest, kept since most turns change no instance.
         lease: ours; guarded: the last order to the guardian, kept to tell changes only.
+        longer_from: T was made longer (by a reload), and our beats tell so from this sequence on; those
+            before it told at least shorter_timeout_s.
         farewell: the sequence whose acknowledgement lets the daemon exit.
         phase_until: when the present phase ends by itself, at the latest.
     """
@@ -378,10 +384,13 @@ class NodeState:
     stop_asked: Optional[StopKind] = None
     held: Tuple[CommandGiven, ...] = ()
     kept: Mapping[str, StoredInstance] = field(default_factory=dict)
+    left_guarded: Tuple[Tuple[str, str], ...] = ()
     abandoned: Mapping[str, State] = field(default_factory=dict)
     reborn_at: Optional[float] = None
     twin_at: Optional[float] = None
     lease: Lease = Lease()
+    longer_from: int = 0
+    shorter_timeout_s: float = 0.0
     summary: Optional[Summary] = field(default=None, compare=False, repr=False)
     guarded: Optional[Order] = None
     farewell: Optional[int] = None

@@ -270,7 +270,9 @@ def confirm_dead(turn: Turn, event: PeerConfirmedDead) -> None:
             silent_from=min(peer.silent_from, turn.now - silence_s),
         )
     )
-    turn.send()  # what runs here needs no disk from now on: the beat renews its leave
+    # What runs here needs no disk from now on, nor does what is started in this very turn.
+    turn.update(lease=lease.vouched(seen(turn), turn.now))
+    turn.send()
     turn.persist()
     judge(turn, event.node)
     turn.all_dirty()

@@ -11,7 +11,7 @@ from typing import Dict, Iterable, List, Tuple
 
 from opensvc_hb.core import departure, handover, lease, legacy, membership, negotiation, operator, outcome
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core.adoption import add_service, begin, verified
+from opensvc_hb.core.adoption import add_service, begin, forget_guarded, verified
 from opensvc_hb.core.config import Config
 from opensvc_hb.core.events import (
     ActionFinished,
@@ -204,7 +204,11 @@ def _assert_never(event: object) -> None:
 
 def _reconfigure(turn: Turn, config: Config) -> None:
     """Take in a valid configuration: new and gone services, new and gone links."""
+    before = turn.config
     turn.update(config=config)
+    lease.reconfigured(turn, before)
+    if turn.state.phase is Phase.RESTARTING:
+        turn.update(farewell=turn.next_sequence)  # what is promised may have changed
     peers: Dict[str, Peer] = {}
     for node in config.peers:
         fresh = membership.new_peer(turn.state, node, turn.now)
@@ -227,12 +231,18 @@ def _reconfigure(turn: Turn, config: Config) -> None:
         if gone.state in RUNNING:
             abandoned[name] = gone.state
     turn.update(abandoned=abandoned)
+    for name, instance in turn.instances.items():
+        service = before.services.get(name)
+        if instance.excused and service and not set(config.services[name].nodes) <= set(service.nodes):
+            # Who may run it from now on has not heard that it is maintenance.
+            turn.put(replace(instance, excused=False, frozen_at=turn.next_sequence))
     for name in sorted(set(config.services) - set(turn.instances)):
         turn.journal(name, "configuration", "new service")
         add_service(turn, name, turn.state.kept.get(name), False)
         turn.persist()
     if config.services:
         turn.update(kept={})
+    forget_guarded(turn)
     turn.journal("", "configuration", f"{len(config.services)} services, {len(config.links)} links")
     turn.send()
     turn.all_dirty()

@@ -29,6 +29,9 @@ from opensvc_hb.core.states import FROZEN, ActionVerb, State, Verb
 from opensvc_hb.core.summary import summary_of
 from opensvc_hb.errors import ExitCode
 
+BEATS_PER_TIMEOUT = 5
+"""A peer is sent so many beats in its timeout, at the least."""
+
 SENT_STEPS = 200
 """Our beats' times are kept in this many steps over the longest timeout."""
 
@@ -174,15 +177,23 @@ class Turn:
         if self.must_send and speaks:
             out.append(self._send())
         elif due:
-            self.update(next_beat_at=self.now + self.config.beat_interval_s)
+            self.update(next_beat_at=self.now + self._interval_s())
         return self.state, out
+
+    def _interval_s(self) -> float:
+        """Return the seconds to the next steady beat: no peer may miss it.
+
+        A peer whose monitor file still has shorter timeouts than ours would take us for dead.
+        """
+        told = (p.longest_timeout_s for p in self.peers.values() if not p.confirmed_dead)
+        return min([self.config.beat_interval_s, *(t / BEATS_PER_TIMEOUT for t in told if t > 0)])
 
     def _send(self) -> fx.SendNow:
         sequence = self.next_sequence
         self.update(
             sequence=sequence,
             sent=_remember_sent(self.state.sent, sequence, self.now, self.config.longest_timeout_s),
-            next_beat_at=self.now + self.config.beat_interval_s,
+            next_beat_at=self.now + self._interval_s(),
         )
         beat = make_beat(self.state)
         known = all(peer.holds_digest == beat.table_digest for peer in self.peers.values() if peer.heard)
@@ -260,7 +271,9 @@ def stored(state: NodeState) -> Stored:
     instances = dict(state.kept)
     instances.update((name, part.record) for name, part in summary_of(state).parts.items())
     peers = {
-        p.node: StoredPeer(p.incarnation, p.promise_s, tuple(sorted(p.maintenance)), p.confirmed_dead)
+        p.node: StoredPeer(
+            p.incarnation, p.promise_s, tuple(sorted(p.maintenance)), p.confirmed_dead, p.longest_timeout_s
+        )
         for p in state.peers.values()
     }
     return Stored(state.incarnation, instances, peers)

@@ -1,8 +1,8 @@
 """The guardian as the monitor sees it: orders go out, and a start waits for its confirmation.
 
-An order that adds no service is sent without waiting for anything. One that adds some is
-confirmed first, within `CONFIRM_WAIT_S`, usually a fraction of a millisecond; a start whose
-service is not in the last confirmed order is not begun (`objection`). A socket that takes no
+An order that adds no service is sent without waiting for anything but room in the socket. One that
+adds some is confirmed first, within `CONFIRM_WAIT_S`, usually a fraction of a millisecond; a start
+whose service is not in the last confirmed order is not begun (`objection`). A socket that takes no
 order, or a guardian that confirms none, is one that does not answer: the keeper ends it and
 starts another (`guardian_keeper`), which is given the newest order by `reached`.
 
@@ -121,7 +121,7 @@ class Guardian:
             self._names = frozenset(name for name, _ in guard.services)
         self._take_confirmations()
         grows = not self._is_confirmed(self._names)
-        number = self._send_order(CONFIRM_WAIT_S if grows else 0.0)
+        number = self._send_order()
         if grows and number is not None:
             self._await(number)
 
@@ -157,7 +157,7 @@ class Guardian:
         self._connection = connection
         self._silent_s = 0.0
         self._send_know()
-        self._send_order(CONFIRM_WAIT_S)
+        self._send_order()
 
     def learn(self, know: Know) -> None:
         """Tell the guardian what it must know from now on."""
@@ -201,9 +201,9 @@ class Guardian:
 
     def _send_know(self) -> None:
         self._number += 1
-        self._send(encode(replace(self._know, number=self._number)), CONFIRM_WAIT_S)
+        self._send(encode(replace(self._know, number=self._number)))
 
-    def _send_order(self, wait_s: float) -> Optional[int]:
+    def _send_order(self) -> Optional[int]:
         """Send the order that is wanted; return its number, None when it could not be sent."""
         order, told = self._wanted, self._told
         if order is None or self._connection is None:
@@ -211,18 +211,22 @@ class Guardian:
         self._number += 1
         same = told is not None and replace(told, until=order.until) == order
         line = encode(Renewed(self._number, order.until) if same else Ordered(self._number, order))
-        if not self._send(line, wait_s):
+        if not self._send(line):
             return None
         self._told = order
         self._pending.append(_Sent(self._number, self._names))
         return self._number
 
-    def _send(self, line: bytes, wait_s: float) -> bool:
-        """Send a line whole; one that the guardian does not take is the end of the connection."""
+    def _send(self, line: bytes) -> bool:
+        """Send a line whole; one that the guardian does not take is the end of the connection.
+
+        It looks through the processes of the node while it ends things, and the end of many instances
+        is many long orders at once: it has a moment to take each.
+        """
         connection = self._connection
         if connection is None:
             return False
-        deadline = self._clock() + wait_s
+        deadline = self._clock() + CONFIRM_WAIT_S
         view = memoryview(line)
         try:
             while view:

@@ -25,7 +25,7 @@ import struct
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Mapping, Optional, Protocol, Tuple, Union
 
@@ -42,6 +42,7 @@ from opensvc_hb.daemon.guardian_wire import (
     Done,
     Greeting,
     Hello,
+    Know,
     Ordered,
     Refusal,
     WireError,
@@ -87,9 +88,10 @@ class Found:
     acted: Tuple[Acted, ...]
 
     @property
-    def lease_until(self) -> Optional[float]:
-        """The deadline that a new daemon inherits; see `core.events.DaemonStarted`."""
-        return self.order.until if self.order is not None and self.order.services else None
+    def lease(self) -> Tuple[Optional[float], float, Tuple[Tuple[str, str], ...]]:
+        """What a new daemon inherits: deadline, its T, services; see `core.events.DaemonStarted`."""
+        order = self.order
+        return (order.until, order.timeout_s, order.services) if order and order.services else (None, 0.0, ())
 
 
 class Keeper:
@@ -213,10 +215,12 @@ class Keeper:
 
     # -- finding and starting ---------------------------------------------------------------------------
 
-    def reach(self, within_s: float = REACH_WITHIN_S) -> Union[Found, str]:
+    def reach(self, know: Optional[Know] = None, within_s: float = REACH_WITHIN_S) -> Union[Found, str]:
         """Connect to the guardian of this root, started if there is none; else return why not.
 
         Args:
+            know: what one that gets the order of an older release is told with it: if this daemon ends
+                in the next moment, it must be able to stop what it guards. Its number is ignored.
             within_s: after this time no further attempt is begun.
         """
         give_up_at = boottime() + within_s
@@ -228,7 +232,7 @@ class Keeper:
                 break
             found = self._connect()
             if isinstance(found, Found) and found.order is None and inherited is not None:
-                found = self._hand_over(found, inherited)
+                found = self._hand_over(found, inherited, know)
             if isinstance(found, Found):
                 return Found(found.connection, found.order, (*acted, *found.acted))
             if isinstance(found, _Outdated):
@@ -267,13 +271,16 @@ class Keeper:
         self._generation += 1
         return Found(Connection(end, answer.pid, self._generation), answer.order, answer.acted)
 
-    def _hand_over(self, found: Found, order: Order) -> Union[Found, _Unanswered]:
+    def _hand_over(self, found: Found, order: Order, know: Optional[Know]) -> Union[Found, _Unanswered]:
         """Give a new guardian the order of the one before it."""
         end = found.connection.end
+        told: Tuple[Union[Know, Ordered], ...] = (Ordered(0, order),)
+        if know is not None:
+            told = (replace(know, number=0), *told)
         try:
-            end.sendall(encode(Ordered(0, order)))
-            line = self._line(end, ANSWER_WITHIN_S)
-            if line is not None and isinstance(read_answer(line), Done):
+            end.sendall(b"".join(encode(each) for each in told))
+            lines = [self._line(end, ANSWER_WITHIN_S) for _ in told]
+            if all(line is not None and isinstance(read_answer(line), Done) for line in lines):
                 end.settimeout(None)
                 return Found(found.connection, order, found.acted)
         except (OSError, WireError):

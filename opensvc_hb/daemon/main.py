@@ -139,8 +139,6 @@ class Daemon:
         """Make everything, run the monitor, take everything down again."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         settings = self._files.settings
-        keeper = self._make_keeper()
-        found = keeper.reach()
         runner = Runner(
             self._inbox, logging.getLogger("runner"), os.environ, max_parallel=settings.max_parallel
         )
@@ -160,9 +158,13 @@ class Daemon:
         statuses.set_services(loaded.config.services.values())
         journal = JournalThread(JournalWriter(self._root.log / JOURNAL_NAME, self._node))
         stored = store.read()
-        lease_until = found.lease_until if isinstance(found, Found) else None
-        self._inbox.put(DaemonStarted(loaded.config, stored, self._was_booted(), lease_until))
-        guardian = Guardian(self._knowledge(loaded), keeper.confirmations, keeper.replace_it, clock)
+        # The guardian of an older release is replaced here and not sooner: until now it knows how to end
+        # what it guards, whatever becomes of this daemon's start.
+        keeper, know = self._make_keeper(), self._knowledge(loaded)
+        found = keeper.reach(know)
+        inherited = found.lease if isinstance(found, Found) else (None, 0.0, ())
+        self._inbox.put(DaemonStarted(loaded.config, stored, self._was_booted(), *inherited))
+        guardian = Guardian(know, keeper.confirmations, keeper.replace_it, clock)
         if isinstance(found, Found):
             guardian.reached(found.connection)
             for acted in found.acted:

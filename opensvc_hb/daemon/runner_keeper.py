@@ -318,7 +318,7 @@ class Keeper:
         elif isinstance(message, Began):
             asked = self._asked.get(message.request_id)
             if asked is not None:
-                asked.session = Session(message.pid, message.started_ticks)
+                asked.session = Session(message.pid, message.started_ticks, message.since_ticks)
         elif isinstance(message, Ready):
             process.ready = True
             process.owes_a_word = False

@@ -1,23 +1,25 @@
-"""The loop of the action runner: forks one child per action, watches it, ends it, reports it.
+"""The loop of the action runner: gives actions to workers, watches them, ends them, reports.
 
 It answers the question "how did this action end?", and nothing else: what to do, and when,
-is core's; how to do it is the agent's. A thousand takeovers cost a thousand forks, not a
-thousand interpreter starts. One slow action holds nobody: every action is a process of its
-own, and this one only waits for descriptors (one thread, a selectors loop).
+is core's; how to do it is the agent's. One slow action holds nobody: every action that runs has
+a process of its own (`runner_workers`), as many are begun at once as are useful (`runner_pace`),
+and this one only waits for descriptors (one thread, a selectors loop).
 
 Rules it keeps:
 - One start or stop of a service at a time; a second is refused. A verify waits for its end by
   the service's lock, an announcement runs beside it. So do questions (status, declare), which
   take no place where the number of actions is bounded.
-- A child does nothing before the line that names it has left for the daemon (`Began`), so
-  whoever outlives this process knows what it left.
-- `Finished` is said when the child has ended and, if it was ended or died by a signal, when
-  nothing of its session runs any more (within a bound, and said so, past it). The child stays
-  a zombie until then, so that its number names no other session.
-- A child that has done everything, and says that a thread of it hangs in the kernel, has ended
+- A worker does nothing for a request before the line that names it has left for the daemon
+  (`Began`), so whoever outlives this process knows what it left.
+- A start has two halves, and one time limit: the look at what became of it waits while other
+  starts wait, for a while (`runner_queue`).
+- `Finished` is said once, when the worker says that it is free or has ended and, if it was ended
+  or died by a signal, when nothing of its session runs any more (within a bound, and said so,
+  past it). A worker stays a zombie until then, so that its number names no other session.
+- A worker that has done everything, and says that a thread of it hangs in the kernel, has ended
   for all but the list of processes: it is reaped when it can be.
-- The output pipe is drained when the child has ended, and closed: a daemon that the action
-  started may hold it open for ever.
+- Output of an action is read before its end is said. When its worker ends, the pipe is closed:
+  a daemon that the action started may hold it open for ever.
 - When the daemon is gone (end of the socket) nothing new begins; actions that run finish
   within their limits, their output goes to our stderr, and the process ends.
 
@@ -26,110 +28,50 @@ Runs in: the runner process (`runner_process`), whose only thread it is.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
-import re
 import resource
-import select
 import selectors
 import signal
-from collections import deque
-from dataclasses import dataclass
-from typing import Callable, Deque, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Optional, Sequence, Set
 
 from opensvc_hb.core.events import Outcome
-from opensvc_hb.core.states import Avail
-from opensvc_hb.daemon.runner_child import (
-    HANGS,
-    AgentAdapter,
-    ChildSettings,
-    Descriptors,
-    read_report,
-    run_child,
-)
+from opensvc_hb.daemon.runner_action import AgentAdapter
+from opensvc_hb.daemon.runner_child import ChildSettings
+from opensvc_hb.daemon.runner_ears import Ears
+from opensvc_hb.daemon.runner_job import Job, complete_line, has_ended, judge
+from opensvc_hb.daemon.runner_orders import Order
+from opensvc_hb.daemon.runner_output import Output, say
+from opensvc_hb.daemon.runner_pace import Pace
+from opensvc_hb.daemon.runner_queue import Waiting
 from opensvc_hb.daemon.runner_wire import (
     Began,
     Cancel,
     Channel,
-    Evaluated,
     Finished,
-    LineSplitter,
     Ping,
     Pong,
-    Printed,
     Ready,
     Request,
     Warned,
     Work,
 )
+from opensvc_hb.daemon.runner_workers import ORDER_BYTES_MAX, Exit, Worker, Workers
 from opensvc_hb.daemon.sessions import (
     Processes,
-    Progress,
     Session,
     SessionEnd,
     boottime,
     list_processes,
-    look_at,
+    ticks_now,
 )
 
 _HANGING_EXIT_S = 1.0
-"""How long a child that says that a thread of it hangs is waited for all the same."""
-_LONGEST_LINE = 8192
-_READ_BYTES = 65536
-_DRAIN_BYTES = 1 << 20
-_FORKS_PER_TURN = 8
-_FILES_PER_CHILD = 4
+"""How long a worker that says that a thread of it hangs is waited for all the same."""
+_BEGINS_PER_TURN = 8
+_FILES_PER_WORKER = 4
 _FILES_OF_OUR_OWN = 32
-"""Kept free of children's pipes: forking takes six, and /proc must stay readable."""
-_UNSENT_BYTES_MAX = 4 << 20
-"""Output beyond what the daemon has not taken yet is dropped, and counted."""
-_COMPLAINT = re.compile(r"\d\d:\d\d:\d\d ERROR +(.+)")
-"""A line of an agent's that says what went wrong, and where."""
-_LONGEST_COMPLAINT = 240
-
-
-@dataclass(frozen=True)
-class _Exit:
-    """How a child ended: `signal_number` is 0 when it ended by itself."""
-
-    status: int
-    signal_number: int
-
-
-@dataclass(frozen=True)
-class _Forked:
-    """A child that was just forked: its number, a pidfd of it, and our ends of its pipes."""
-
-    request: Request
-    pid: int
-    handle: int
-    output: int
-    result: int
-    go: int
-
-
-class _Job:
-    """One child, from its fork until its `Finished`. Owned by the loop."""
-
-    def __init__(self, child: _Forked, session: Session, deadline: float) -> None:
-        self.request = child.request
-        self.session = session
-        self.deadline = deadline
-        self.handle = child.handle
-        self.output = child.output
-        self.result = child.result
-        self.go = child.go
-        self.output_lines = LineSplitter(_LONGEST_LINE)
-        self.result_lines = LineSplitter()
-        self.report_lines: List[bytes] = []
-        self.exit: Optional[_Exit] = None
-        self.ending: Optional[SessionEnd] = None
-        self.hangs = False
-        self.told_overdue = False
-        self.outcome = Outcome.DONE
-        self.detail = ""
-        self.complaint = ""
+"""Kept free of workers' pipes: forking takes six, and /proc must stay readable."""
+_NEVER = float("inf")
 
 
 class RunnerLoop:
@@ -138,7 +80,7 @@ class RunnerLoop:
     Args:
         channel: our end of the socketpair.
         adapter: the agent.
-        settings: what all children share.
+        settings: what all workers share.
         max_parallel: how many actions may run at once, None for any number.
         clock: seconds, advancing also in suspend.
     """
@@ -152,45 +94,49 @@ class RunnerLoop:
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._channel = channel
-        self._adapter = adapter
-        self._settings = settings
         self._max_parallel = max_parallel
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._watched = 0
-        self._jobs: Dict[int, _Job] = {}
-        self._queue: Deque[Request] = deque()
-        self._questions: Deque[Request] = deque()
+        self._jobs: Dict[int, Job] = {}
+        self._at_work: Dict[int, Job] = {}
+        """By number of the worker: what it does now."""
+        self._waiting = Waiting(clock)
+        self._output = Output(channel)
         self._taken: Set[int] = set()
         self._busy: Set[str] = set()
         files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._places = max(1, (files_max - _FILES_OF_OUR_OWN) // _FILES_PER_CHILD)
-        self._highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208  # names only
+        self._places = max(1, (files_max - _FILES_OF_OUR_OWN) // _FILES_PER_WORKER)
+        self._pace = Pace(clock)
+        self._ears = Ears(self._selector, self._print, self._hear, self._has_exited)
+        self._workers = Workers(adapter, settings, self._places, self._pace.most, clock, self._ears.listen_to)
         self._no_room = False
         self._draining = False
-        self._dropped: Dict[str, int] = {}
+        self._due_at = _NEVER
         self._warned_of_scope = False
 
     def run(self) -> None:
         """Work until the daemon is gone and the last action has ended."""
-        # A SIGTERM for a child waits until the child has taken up its own signal handling.
+        # A SIGTERM for a worker waits until that has taken up its own signal handling.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._channel.send(Ready())
         while True:
             self._channel.flush()
             if self._draining and not self._channel.is_heard():
-                self._abandon_unnamed()
+                self._abandon()
             if (
                 self._draining
                 and not self._jobs
                 and (self._channel.broken or not self._channel.waiting_bytes)
             ):
+                self._workers.send_all_away()
                 return
             self._watch_channel()
             for key, mask in self._selector.select(self._wait_s()):
                 key.data(mask)
             self._end_what_is_due()
-            self._begin_queued()
+            self._begin_waiting()
+            self._tend_free_workers()
 
     def _watch_channel(self) -> None:
         wanted = 0 if self._draining else selectors.EVENT_READ
@@ -206,10 +152,18 @@ class RunnerLoop:
 
     def _wait_s(self) -> Optional[float]:
         """Return the seconds until there is something to do unasked, None for never."""
-        if self._may_begin() or (self._questions and not self._no_room):
-            return 0.0
-        moments = [job.ending.look_at_s if job.ending else job.deadline for job in self._jobs.values()]
-        return max(0.0, min(moments) - self._clock()) if moments else None
+        moments = [self._due_at]
+        if not self._waiting.is_empty(self._may_act()):
+            if self._has_place():  # else the end of a worker wakes us
+                moments.append(0.0 if self._pace.has_room() else self._pace.changes_at(is_eager=True))
+        elif not self._draining:
+            spare_at, retires_at = self._workers.spare_at(), self._workers.retires_at()
+            if spare_at is not None:
+                moments.append(spare_at if self._pace.is_quiet else self._pace.changes_at(is_eager=False))
+            if retires_at is not None:
+                moments.append(retires_at)
+        first = min(moments)
+        return None if first == _NEVER else max(0.0, first - self._clock())
 
     def _on_channel(self, mask: int) -> None:
         if not mask & selectors.EVENT_READ:
@@ -226,222 +180,187 @@ class RunnerLoop:
 
     def _drain(self) -> None:
         self._draining = True
-        for request in (*self._queue, *self._questions):
+        for request in self._waiting.take_out_requests():
             self._finish_unbegun(request, Outcome.FAILED, "the daemon ended before the action began")
-        self._queue.clear()
-        self._questions.clear()
         for job in list(self._jobs.values()):
             if not job.request.work.is_action and job.ending is None:
                 self._end(job, Outcome.TIMED_OUT, "the daemon ended")  # nobody is left to read the answer
 
-    def _abandon_unnamed(self) -> None:
-        """End the children that the daemon never heard of: they wait for a go that cannot come."""
-        for job in self._jobs.values():
-            if job.go >= 0 and job.ending is None:
+    def _abandon(self) -> None:
+        """End what the daemon never heard of, and what only it would have wanted to know."""
+        for job in list(self._jobs.values()):
+            if job.ending is not None or job.is_ordered:
+                continue
+            if job.order.work is not Work.EXAMINE:
                 self._end(job, Outcome.FAILED, "the daemon ended before the action began")
+                continue
+            self._waiting.take_out_look_back(job)
+            if job.worker is not None:
+                del self._at_work[job.worker.pid]
+                job.worker.send_away()
+                job.worker = None
+            self._finish(job)
 
-    # --- from a request to a running child -------------------------------------------------
+    # --- from a request to an order --------------------------------------------------------
 
     def _take(self, request: Request) -> None:
-        if not request.work.is_action and len(self._jobs) >= self._places:
-            detail = "too many actions run for a question to be asked"
-            self._channel.send(Finished(request.request_id, Outcome.FAILED, detail=detail))
-        elif not request.work.is_action:
-            self._questions.append(request)
+        if not request.work.is_action and len(self._at_work) >= self._places:
+            self._refuse(request, "too many actions run for a question to be asked")
+        elif len(Order(request.work, request.svcname, request.others).encode()) > ORDER_BYTES_MAX:
+            self._refuse(request, "too many services are asked for at once")
         elif request.work.is_exclusive and request.svcname in self._busy:
-            detail = f"refused: another action of {request.svcname} has not ended"
-            self._channel.send(Finished(request.request_id, Outcome.FAILED, detail=detail))
+            self._refuse(request, f"refused: another action of {request.svcname} has not ended")
         else:
-            self._taken.add(request.request_id)
+            if request.work.is_action:
+                self._taken.add(request.request_id)
             if request.work.is_exclusive:
                 self._busy.add(request.svcname)
-            self._queue.append(request)
+            self._waiting.add(request)
 
-    def _may_begin(self, begun: int = 0) -> bool:
-        """Tell whether the first of the queue may begin now, beside `begun` that are no jobs yet."""
-        if not self._queue or self._no_room or len(self._jobs) + begun >= self._places:
-            return False
-        return self._max_parallel is None or len(self._taken) - len(self._queue) < self._max_parallel
+    def _refuse(self, request: Request, detail: str) -> None:
+        self._channel.send(Finished(request.request_id, Outcome.FAILED, detail=detail))
 
-    def _begin_queued(self) -> None:
-        """Begin some of what waits, actions first; those begun before want their output read.
+    def _may_act(self) -> bool:
+        """Tell whether another action may begin beside those that have begun, if there is room and place."""
+        return self._max_parallel is None or len(self._taken) - self._waiting.actions < self._max_parallel
 
-        All are forked first, and then looked after: each fork makes every page that this process
-        writes next a copy.
-        """
-        begun: List[_Forked] = []
-        while len(begun) < _FORKS_PER_TURN:
-            if self._may_begin(len(begun)):
-                request = self._queue.popleft()
-            elif self._questions and not self._no_room:
-                request = self._questions.popleft()
+    def _has_place(self) -> bool:
+        """Tell whether there is a worker to take, or one more can be tried."""
+        return self._workers.has_free or (self._workers.has_place and not self._no_room)
+
+    def _begin_waiting(self) -> None:
+        """Begin some of what waits; those begun before want to be heard, too."""
+        for _ in range(_BEGINS_PER_TURN):
+            if not (self._has_place() and self._pace.has_room()):
+                return
+            first = self._waiting.next(self._may_act())
+            if first is None:
+                return
+            if isinstance(first, Request):
+                job = Job(first, self._clock() + first.limit_s)
+                self._jobs[first.request_id] = job
+                self._begin(job)
             else:
-                break
-            try:
-                begun.append(self._fork(request))
-            except OSError as error:
-                self._not_forked(request, error, waits=bool(self._jobs or begun))
-        for child in begun:
-            self._look_after(child)
+                self._begin(first)
 
-    def _not_forked(self, request: Request, error: OSError, waits: bool) -> None:
-        """Keep an action for which there is no room until one ends, if `waits`; refuse anything else."""
-        no_room = error.errno in (errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
-        if no_room and request.work.is_action and waits:
-            self._no_room = True
-            self._queue.appendleft(request)
-        else:
-            self._finish_unbegun(request, Outcome.FAILED, f"cannot begin: {error}")
-
-    def _fork(self, request: Request) -> _Forked:
-        """Return a new child of ours; nothing of this process looks after it yet."""
-        with contextlib.ExitStack() as opened:
-            output, child_output = _pipe(opened)
-            result, child_result = _pipe(opened)
-            child_go, go = _pipe(opened)
-            self._highest = max(self._highest, output, child_output, result, child_result, child_go, go)
-            pid = os.fork()
-            if pid == 0:
-                ends = Descriptors(child_output, child_result, child_go, self._highest)
-                run_child(request, self._adapter, ends, self._settings)
-            try:
-                handle = os.pidfd_open(pid)
-            except OSError:
-                opened.close()  # the child sees the end of its go pipe, and ends
-                os.waitpid(pid, 0)
-                raise
-            opened.pop_all()
-        for end in (child_output, child_result, child_go):
-            os.close(end)
-        self._highest = max(self._highest, handle)
-        return _Forked(request, pid, handle, output, result, go)
-
-    def _look_after(self, child: _Forked) -> None:
-        """Watch a new child, and let it go as soon as the daemon has heard of it."""
-        request = child.request
-        process = look_at(child.pid)
-        assert process is not None, "an unreaped child is in the list of processes"
-        session = Session(child.pid, process.started_ticks)
-        job = _Job(child, session, self._clock() + request.limit_s)
-        self._jobs[request.request_id] = job
-        self._selector.register(job.handle, selectors.EVENT_READ, lambda _mask: self._on_exit(job))
-        self._selector.register(job.output, selectors.EVENT_READ, lambda _mask: self._on_output(job))
-        self._selector.register(job.result, selectors.EVENT_READ, lambda _mask: self._on_result(job))
-        self._channel.send(
-            Began(request.request_id, session.pid, session.started_ticks), when_sent=lambda: self._go(job)
-        )
+    def _begin(self, job: Job) -> None:
+        """Give a job to a worker, which is let go as soon as the daemon has heard of it."""
+        try:
+            worker = self._workers.take()
+        except OSError as error:
+            self._not_forked(job, error)
+            return
+        job.worker = worker
+        job.session = Session(worker.pid, worker.started_ticks, ticks_now())
+        worker.label = job.request.label
+        self._at_work[worker.pid] = job
+        self._pace.began(job.request.request_id)
+        self._look_at(job.deadline)
+        began = Began(job.request.request_id, worker.pid, worker.started_ticks, job.session.since_ticks)
+        self._channel.send(began, when_sent=lambda: self._go(job))
         self._channel.flush()  # at once: another core runs it while we look after the next one
 
-    def _go(self, job: _Job) -> None:
-        """Let the child act, unless it was cancelled before: then its go pipe just ends."""
-        if job.go >= 0:
-            if job.ending is None:
-                with contextlib.suppress(BrokenPipeError):  # it was killed: its handle will tell
-                    os.write(job.go, b"g")
-            os.close(job.go)
-            job.go = -1
-
-    # --- what a child says -----------------------------------------------------------------
-
-    # Called when there is something to read; the pipe may have been closed since, by the end
-    # of its job in the same turn.
-
-    def _on_output(self, job: _Job) -> None:
-        if job.output >= 0:
-            data = os.read(job.output, _READ_BYTES)
-            self._print(job, job.output_lines.feed(data))
-            if not data:
-                job.output = self._close(job.output)
-
-    def _on_result(self, job: _Job) -> None:
-        if job.result >= 0:
-            data = os.read(job.result, _READ_BYTES)
-            lines = job.result_lines.feed(data)
-            if job.request.work is Work.STATUS:
-                lines = self._pass_on(job, lines)
-            job.report_lines.extend(lines)
-            if any(HANGS in line for line in lines) and not job.hangs:
-                job.hangs = True
-                job.deadline = min(job.deadline, self._clock() + _HANGING_EXIT_S)
-            if not data:
-                job.result = self._close(job.result)
-
-    def _pass_on(self, job: _Job, lines: Sequence[bytes]) -> List[bytes]:
-        """Send what was found of single services; return the lines about the question itself."""
-        kept: List[bytes] = []
-        for line in lines:
-            try:
-                report = read_report([line])
-            except (ValueError, TypeError):
-                kept.append(line)  # judged at the end, with what it belongs to
-                continue
-            if report.svcname is None:
-                kept.append(line)
-                continue
-            reason = report.failure or ""
-            message = Evaluated(job.request.request_id, report.svcname, report.document, reason)
-            self._channel.send(message)
-        return kept
-
-    def _close(self, descriptor: int) -> int:
-        """Close a watched descriptor; the returned -1 is its new value."""
-        if descriptor >= 0:
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(descriptor)
-            os.close(descriptor)
-        return -1
-
-    def _print(self, job: _Job, lines: Sequence[bytes]) -> None:
-        svcname = job.request.label
-        heard = not lines or self._channel.is_heard()
-        for line in lines:
-            text = line.decode("utf-8", errors="replace").rstrip("\r")
-            complaint = None if job.complaint else _COMPLAINT.fullmatch(text)
-            if complaint:  # the first error is the cause; what follows is its consequence
-                job.complaint = " ".join(complaint.group(1).split())[:_LONGEST_COMPLAINT]
-            if not heard:
-                _say(f"{svcname}: {text}")
-            elif self._channel.waiting_bytes > _UNSENT_BYTES_MAX:
-                self._dropped[svcname] = self._dropped.get(svcname, 0) + 1
+    def _not_forked(self, job: Job, error: OSError) -> None:
+        """Keep an action for which there is no room until one ends, if one runs; refuse anything else."""
+        no_room = error.errno in (errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+        waits = no_room and bool(self._at_work) and job.request.work.is_action
+        self._no_room = self._no_room or waits
+        if job.order.work is Work.EXAMINE:
+            if waits:
+                self._waiting.put_back(job)
             else:
-                self._channel.send(Printed(svcname, text))
+                self._end(job, Outcome.FAILED, f"what became of the start cannot be looked at: {error}")
+            return
+        del self._jobs[job.request.request_id]
+        if waits:
+            self._waiting.put_back(job.request)
+        else:
+            self._finish_unbegun(job.request, Outcome.FAILED, f"cannot begin: {error}")
 
-    def _on_exit(self, job: _Job) -> None:
-        self._selector.unregister(job.handle)
-        ended = os.waitid(os.P_PID, job.session.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        assert ended is not None, "the handle of a process becomes readable when it has ended"
-        by_signal = ended.si_code != os.CLD_EXITED
-        job.exit = _Exit(0 if by_signal else ended.si_status, ended.si_status if by_signal else 0)
-        if job.ending is not None:
+    def _go(self, job: Job) -> None:
+        """Let the worker act, unless it was cancelled before."""
+        if job.ending is None and job.worker is not None:
+            job.is_ordered = True
+            job.worker.order(job.order)
+
+    def _tend_free_workers(self) -> None:
+        if not self._draining and self._waiting.is_empty(self._may_act()):
+            self._workers.retire()
+            if self._pace.is_quiet:
+                self._workers.fork_spare()
+
+    # --- what a worker says ----------------------------------------------------------------
+
+    def _hear(self, worker: Worker, lines: Sequence[bytes]) -> None:
+        """Take lines of its report."""
+        job = self._at_work.get(worker.pid)
+        if job is None:
+            return
+        for evaluated in job.take(lines):
+            self._channel.send(evaluated)
+        report = complete_line(lines)
+        if report is None or job.is_complete:
+            return
+        job.is_complete = True
+        if report.free and job.ending is None and worker.exit is None:
+            self._done(job)
+        elif report.hangs:
+            job.hangs = True
+            job.deadline = min(job.limit_at, self._clock() + _HANGING_EXIT_S)
+            self._look_at(job.deadline)
+
+    def _print(self, worker: Worker, lines: Sequence[bytes]) -> None:
+        texts = [line.decode("utf-8", errors="replace").rstrip("\r") for line in lines]
+        job = self._at_work.get(worker.pid)
+        if job is not None:
+            for text in texts:
+                job.hear(text)
+        self._output.pass_on(worker.label, texts)
+
+    def _has_exited(self, worker: Worker, how: Exit) -> None:
+        job = self._at_work.get(worker.pid)
+        if job is None:
+            self._bury(worker)
+        elif job.ending is not None:
             job.ending.look_at_s = self._clock()  # the session may hold others: look, then finish
-        elif by_signal:
-            name = signal.Signals(ended.si_status).name
+            self._look_at(job.ending.look_at_s)
+        elif how.signal_number:
+            name = signal.Signals(how.signal_number).name
             self._end(job, Outcome.FAILED, f"the action's process was killed by {name}")
         else:
-            self._finish(job)
+            self._done(job)
 
     # --- limits, cancellation, and the end -------------------------------------------------
 
     def _cancel(self, request_id: int) -> None:
-        for request in self._queue:
-            if request.request_id == request_id:
-                self._queue.remove(request)
-                self._finish_unbegun(request, Outcome.TIMED_OUT, "cancelled before it began")
-                return
+        request = self._waiting.take_out(request_id)
+        if request is not None:
+            self._finish_unbegun(request, Outcome.TIMED_OUT, "cancelled before it began")
+            return
         job = self._jobs.get(request_id)
         if job is not None and job.ending is None:
             self._end(job, Outcome.TIMED_OUT, "cancelled")
 
-    def _end(self, job: _Job, outcome: Outcome, detail: str) -> None:
+    def _end(self, job: Job, outcome: Outcome, detail: str) -> None:
         job.outcome, job.detail = outcome, detail
+        if job.session is None:
+            self._waiting.take_out_look_back(job)
+            self._finish(job)
+            return
         job.ending = SessionEnd(job.session, self._clock())
+        self._look_at(job.ending.look_at_s)
+
+    def _look_at(self, moment: float) -> None:
+        self._due_at = min(self._due_at, moment)
 
     def _end_what_is_due(self) -> None:
         now = self._clock()
+        if now < self._due_at:
+            return
         processes: Optional[Processes] = None
         for job in list(self._jobs.values()):
             if job.ending is None and now >= job.deadline and job.hangs:
-                self._finish(job)
+                self._done(job)
                 continue
             if job.ending is None and now >= job.deadline:
                 self._end(job, Outcome.TIMED_OUT, f"its time limit of {job.request.limit_s:g} s passed")
@@ -449,120 +368,60 @@ class RunnerLoop:
                 continue
             if processes is None:
                 processes = list_processes()
-            progress = job.ending.step(now, processes)
-            if progress is Progress.GOING and job.ending.is_overdue(now) and not job.told_overdue:
-                job.told_overdue = True
-                hung = (
-                    f"{job.request.svcname}: {job.request.work.value} hangs in the kernel, not even SIGKILL"
-                )
-                self._channel.send(
-                    Warned(f"{hung} ends process {job.session.pid}: it has not ended until it does")
-                )
-            if job.exit is None or progress is Progress.GOING:
-                continue  # without its exit known, the handle of the child wakes us next
-            if progress is Progress.LEFT_BEHIND:
-                pids = " ".join(str(process.pid) for process in job.ending.remaining)
-                job.detail += f"; these processes of it survive SIGKILL: {pids}"
+            if has_ended(job, now, processes, self._warn):
+                self._done(job)
+        moments = (job.ending.look_at_s if job.ending else job.deadline for job in self._jobs.values())
+        self._due_at = min(moments, default=_NEVER)
+
+    def _warn(self, text: str) -> None:
+        self._channel.send(Warned(text))
+
+    def _done(self, job: Job) -> None:
+        """A worker has done what it was ordered to, or never will: part with it."""
+        worker = job.worker
+        assert worker is not None, "only a worker can be done"
+        self._ears.drain(worker)
+        self._output.end(worker.label)
+        del self._at_work[worker.pid]
+        self._pace.ended(job.request.request_id)
+        self._no_room = False
+        job.exit = worker.exit
+        if worker.exit is not None:
+            self._bury(worker)
+        elif job.hangs:
+            self._ears.close(worker)
+            worker.send_away()  # its handle tells when it has ended
+        else:
+            self._workers.set_free(worker)
+        if job.begin_second_half():
+            self._waiting.add_look_back(job)
+        else:
             self._finish(job)
 
-    def _finish(self, job: _Job) -> None:
-        """Report a child that has ended, and forget it."""
+    def _finish(self, job: Job) -> None:
+        """Report the end of a job, and forget it."""
         request = job.request
-        self._drain_pipes(job)
-        self._print(job, [line for line in [job.output_lines.rest()] if line])
-        dropped = self._dropped.pop(request.label, 0)
-        if dropped:
-            text = f"({dropped} lines of output were dropped: the daemon did not take them in time)"
-            self._channel.send(Printed(request.label, text))
-        for descriptor in (job.output, job.result, job.go):
-            self._close(descriptor)
-        if job.exit is None:
-            self._selector.modify(job.handle, selectors.EVENT_READ, lambda _mask: self._bury(job))
-        else:
-            self._bury(job)
         del self._jobs[request.request_id]
-        self._no_room = False
         self._forget(request)
-        finished = self._judge(job)
+        verdict = judge(job)
+        if verdict.warning and not self._warned_of_scope:
+            self._warned_of_scope = True
+            self._warn(verdict.warning)
+        finished = verdict.finished
         self._channel.send(finished)
         if not self._channel.is_heard():
-            _say(f"{request.svcname}: {request.work.value}: {finished.outcome.value} {finished.detail}")
+            say(f"{request.svcname}: {request.work.value}: {finished.outcome.value} {finished.detail}")
 
-    def _bury(self, job: _Job) -> None:
-        """Reap a child that has ended, be it long after all that it was asked for."""
-        self._close(job.handle)
-        os.waitpid(job.session.pid, 0)
+    def _bury(self, worker: Worker) -> None:
+        """Reap a worker that has ended, be it long after all that it was asked for."""
+        self._ears.close(worker)
+        self._workers.bury(worker)
 
     def _forget(self, request: Request) -> None:
         self._taken.discard(request.request_id)
         if request.work.is_exclusive:
             self._busy.discard(request.svcname)
 
-    def _drain_pipes(self, job: _Job) -> None:
-        while job.result >= 0 and self._is_there(job.result):
-            self._on_result(job)
-        taken = 0
-        while job.output >= 0 and taken < _DRAIN_BYTES and self._is_there(job.output):
-            self._on_output(job)
-            taken += _READ_BYTES
-
-    @staticmethod
-    def _is_there(descriptor: int) -> bool:
-        """Tell whether a pipe has something to read, its end included."""
-        with selectors.PollSelector() as selector:
-            selector.register(descriptor, selectors.EVENT_READ)
-            return bool(selector.select(0))
-
-    def _judge(self, job: _Job) -> Finished:
-        """Return how the action ended, from how its process ended and what it reported."""
-        assert job.exit is not None or job.hangs, "only a child that has ended, or says it cannot, is judged"
-        outcome, detail = job.outcome, job.detail
-        try:
-            report = read_report(job.report_lines)
-        except (ValueError, TypeError) as error:
-            return Finished(job.request.request_id, Outcome.FAILED, detail=f"unreadable report: {error}")
-        if report.warning and not self._warned_of_scope:
-            self._warned_of_scope = True
-            self._channel.send(Warned(report.warning))
-        if outcome is Outcome.DONE:
-            if report.failure:
-                outcome, detail = Outcome.FAILED, report.failure
-            elif not report.complete:
-                outcome = Outcome.FAILED
-                status = job.exit.status if job.exit else 0
-                detail = f"the action's process ended with status {status} before it had reported"
-            elif report.exit_status:
-                outcome, detail = Outcome.FAILED, f"exit status {report.exit_status}"
-                detail += f": {job.complaint}" if job.complaint else ""
-            else:
-                detail = job.complaint
-        elif report.exit_status is not None and report.avail is None:
-            detail += f"; {job.request.work.value} had ended with status {report.exit_status}"
-        return Finished(
-            job.request.request_id,
-            outcome,
-            Avail(report.avail) if report.avail else Avail.UNKNOWN,
-            report.exit_status or 0,
-            detail,
-            report.document,
-        )
-
     def _finish_unbegun(self, request: Request, outcome: Outcome, detail: str) -> None:
         self._forget(request)
         self._channel.send(Finished(request.request_id, outcome, detail=detail))
-
-
-def _pipe(opened: contextlib.ExitStack) -> Tuple[int, int]:
-    """Return a new pipe (read end, write end) that `opened` closes."""
-    ends = os.pipe()
-    for end in ends:
-        opened.callback(os.close, end)
-    return ends
-
-
-def _say(text: str) -> None:
-    """Write a line to stderr if that takes it at once: its reader may have gone with the daemon."""
-    with contextlib.suppress(OSError), selectors.PollSelector() as selector:
-        selector.register(2, selectors.EVENT_WRITE)
-        if selector.select(0):
-            os.write(2, text.encode(errors="replace")[: select.PIPE_BUF - 1] + b"\n")

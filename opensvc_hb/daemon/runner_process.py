@@ -1,7 +1,7 @@
-"""The warm action runner: a process with the agent imported, which forks once per action.
+"""The warm action runner: a process with the agent imported, which forks workers for actions.
 
-A thousand takeovers cost a thousand forks, not a thousand interpreter starts. This module
-only sets the process up; `runner_loop` is what it does, `runner_child` what its children do.
+A thousand takeovers cost a few forks, and no interpreter start. This module only sets the
+process up; `runner_loop` is what it does, `runner_child` what its workers do.
 
 Runs in: the runner process, started by `runner_keeper` as
 `python -m opensvc_hb.daemon.runner_process --fd N`.
@@ -22,12 +22,14 @@ import traceback
 from typing import Optional, Sequence
 
 from opensvc_hb import paths
-from opensvc_hb.daemon.runner_child import AgentAdapter, settings_of_this_process, take_streams
+from opensvc_hb.daemon.runner_action import AgentAdapter
+from opensvc_hb.daemon.runner_child import settings_of_this_process, take_streams
 from opensvc_hb.daemon.runner_loop import RunnerLoop
+from opensvc_hb.daemon.runner_rest import set_priority
 from opensvc_hb.daemon.runner_wire import Channel, Unable
 
 _NICE = -10
-"""Of this process alone: each child goes back to 0, or stays ordinary where this was refused."""
+"""Of this process alone: each worker goes back to 0, or stays ordinary where this was refused."""
 DEFAULT_ADAPTER = "opensvc_hb.agent.warm:warm_agent"
 
 
@@ -40,7 +42,7 @@ def load_adapter(place: str) -> AgentAdapter:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the runner on the socket that the daemon left open for it; return its exit status."""
-    parser = argparse.ArgumentParser(prog="runner_process", description="Forks one process per action.")
+    parser = argparse.ArgumentParser(prog="runner_process", description="Forks processes for actions.")
     parser.add_argument("--fd", type=int, required=True, help="our end of the daemon's socketpair")
     parser.add_argument("--max", type=int, default=None, help="how many actions may run at once")
     parser.add_argument("--adapter", default=DEFAULT_ADAPTER, help="module:factory of the agent")
@@ -68,11 +70,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         os.close(null)
         take_streams()
         gc.collect()
-        gc.freeze()  # children share these pages with us as long as nobody counts references in them
+        gc.freeze()  # workers share these pages with us as long as nobody counts references in them
         settings = settings_of_this_process(paths.root().var / "lock", soft)
-        # One that only forks and passes on must not queue behind the children that it forked.
+        # One that only forks and passes on must not queue behind the workers that it feeds.
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+            set_priority(_NICE)
         RunnerLoop(channel, adapter, settings, options.max).run()
     return 0
 

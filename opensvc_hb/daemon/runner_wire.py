@@ -6,7 +6,7 @@ like its death. `Channel` is one end: non-blocking, with a queue of its own, so 
 process ever waits for the other (a paused daemon must not keep the runner from ending an
 action at its limit).
 
-Runs in: the daemon's runner thread, and the runner process. Never in a forked action.
+Runs in: the daemon's runner thread, and the runner process. Never in a worker of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RECEIVES_PER_TURN = 16
 
 
 class Work(enum.Enum):
-    """What the runner can be asked to do: core's four actions, and two questions."""
+    """What is done in the runner: core's four actions, two questions, and the end of a start."""
 
     START = ActionVerb.START.value
     STOP = ActionVerb.STOP.value
@@ -37,6 +37,8 @@ class Work(enum.Enum):
     """The status documents of some services, for the cache behind svcmon."""
     DECLARE = "declare"
     """Which services have an hb resource of type OpenHA on this node."""
+    EXAMINE = "examine"
+    """What became of a service that was just started: the second half of a start, never asked for."""
 
     @property
     def is_action(self) -> bool:
@@ -104,18 +106,22 @@ class Pong:
 
 @dataclass(frozen=True)
 class Began:
-    """A process for this request exists; it does nothing before this line has left the runner.
+    """A process has this request; it does nothing about it before this line has left the runner.
 
-    So whoever outlives the runner knows every process that may have acted on a service.
+    So whoever outlives the runner knows every process that may have acted on a service. Said
+    again when another process takes the second half of a start: the first half has ended.
 
     Args:
         pid: the process, which is the leader of its own session.
         started_ticks: its start, field 22 of /proc/PID/stat, since numbers are used again.
+        since_ticks: when it was given the request, by the same clock: the process may have
+            done others before.
     """
 
     request_id: int
     pid: int
     started_ticks: int
+    since_ticks: int = 0
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,17 @@ _LOOK_EVERY_S = 0.05
 _LOOK_SELDOM_S = 1.0
 
 
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
 def boottime() -> float:
     """Return this node's clock, seconds; it counts a suspend, and no one sets it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def ticks_now() -> int:
+    """Return that clock as the start of a process has it: in whole ticks."""
+    return int(boottime() * _TICKS_PER_S)
 
 
 @dataclass(frozen=True)
@@ -58,10 +66,17 @@ class Process:
 
 @dataclass(frozen=True)
 class Session:
-    """The session whose leader has, or had, this number and start time."""
+    """The session whose leader has, or had, this number and start time.
+
+    Args:
+        since_ticks: when its present action began. A leader takes one action after another only
+            where nothing was left of the one before; should that ever be wrong, what is older
+            than the action is none of it all the same.
+    """
 
     pid: int
     started_ticks: int
+    since_ticks: int = 0
 
 
 Processes = Mapping[int, Process]
@@ -91,11 +106,16 @@ def list_processes() -> Processes:
 
 
 def members_of(session: Session, processes: Processes) -> Tuple[Process, ...]:
-    """Return the living processes of a session, its leader included."""
+    """Return the living processes of a session's present action, its leader included."""
     leader = processes.get(session.pid)
     if leader is not None and leader.started_ticks != session.started_ticks:
         return ()  # the number is another's: so nobody was left in the session
-    return tuple(p for p in processes.values() if p.lives and session.pid in (p.pid, p.session))
+    return tuple(
+        p
+        for p in processes.values()
+        if p.lives
+        and (p.pid == session.pid or (p.session == session.pid and p.started_ticks >= session.since_ticks))
+    )
 
 
 def signal_process(process: Process, number: int) -> None:

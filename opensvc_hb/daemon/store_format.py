@@ -82,6 +82,7 @@ def _payload(stored: Stored, text_length: Optional[int]) -> bytes:
                 "restarting_for_s": peer.restarting_for_s,
                 "maintenance": list(peer.maintenance),
                 "confirmed_dead": peer.confirmed_dead,
+                "longest_timeout_s": peer.longest_timeout_s,
             }
             for name, peer in stored.peers.items()
         },
@@ -114,6 +115,7 @@ def _stored_from(payload: bytes) -> Stored:
                 restarting_for_s=fields["restarting_for_s"],
                 maintenance=tuple(fields["maintenance"]),
                 confirmed_dead=bool(fields.get("confirmed_dead", False)),
+                longest_timeout_s=float(fields.get("longest_timeout_s", 0.0)),
             )
             for name, fields in content["peers"].items()
         },

@@ -6,7 +6,7 @@ machine's clock, stands still only when the whole machine does, and is new after
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 from opensvc_hb.core.effects import Guard, RunAction
 from opensvc_hb.core.guardian import KillInstance, Order, StopInstance, Watch, look, ordered
@@ -80,10 +80,10 @@ class Guardian:
             self.watch = ordered(self.watch, order)
             self._look()
 
-    def lease_until(self) -> Optional[float]:
-        """Return what a new daemon is told; None when nothing is guarded."""
+    def lease(self) -> Tuple[Optional[float], float, Tuple[Tuple[str, str], ...]]:
+        """Return what a new daemon is told: deadline, its T, services; None when nothing is guarded."""
         order = self.watch.order
-        return order.until if order is not None and order.services else None
+        return (order.until, order.timeout_s, order.services) if order and order.services else (None, 0.0, ())
 
     def guards(self, service: str) -> bool:
         """Tell whether the confirmed order names a service."""

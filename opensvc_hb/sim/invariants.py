@@ -312,7 +312,7 @@ class Watch:
         bound_s = RATE_RATIO_MAX * (timeout_s + max(policies.wait_for_peer_s, 0.0)) + 0.2 * timeout_s
         bound_s += self.late_s + 0.5
         assert self.calm_since is not None, "asked by `_before`"
-        late_s = self.world.now - max(self.calm_since, self.world.turned_at) - bound_s
+        late_s = self.world.now - max(self.calm_since, self.world.turned_at, host.woke_at) - bound_s
         if late_s < 0 or policies.takeover is TakeoverPolicy.ASK or not _works(host):
             return
         if peer.promised_until is not None and core.last_at < peer.promised_until + timeout_s:

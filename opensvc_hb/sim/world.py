@@ -162,7 +162,7 @@ class World:
         host.core = new_node(host.config)
         self._connect(host)
         self.say(node, "boots" if booted else "daemon starts")
-        started = DaemonStarted(host.config, host.stored, booted, host.guardian.lease_until())
+        started = DaemonStarted(host.config, host.stored, booted, *host.guardian.lease())
         self.inboxes.give(node, started)
         for reader in list(host.readers.values()):
             reader.begin()

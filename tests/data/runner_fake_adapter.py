@@ -6,7 +6,6 @@ what it does not define succeeds, prints its name, and is up. `etc/opensvc/decla
 define declare().
 """
 
-import runpy
 from types import SimpleNamespace
 
 
@@ -17,7 +16,11 @@ class FakeAdapter:
 
     def _behaviour(self, name, word):
         path = self._etc / f"{name}.py"
-        return runpy.run_path(str(path)).get(word) if path.exists() else None
+        if not path.exists():
+            return None
+        names = {}
+        exec(compile(path.read_text(), str(path), "exec"), names)
+        return names.get(word)
 
     def _act(self, svcname, verb):
         behaviour = self._behaviour(svcname, verb)
@@ -39,7 +42,7 @@ class FakeAdapter:
         behaviour = self._behaviour(svcname, "avail")
         return behaviour(evaluate_apps) if behaviour else "up"
 
-    def examine(self, svcname):
+    def examine(self, svcname, was_started):
         behaviour = self._behaviour(svcname, "examine")
         return self.avail(svcname, True), behaviour() if behaviour else None
 

@@ -1,6 +1,6 @@
 """The store's copies: what is encoded is decoded, and any bytes give a copy or a reason."""
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opensvc_hb.core.events import Stored, StoredInstance, StoredPeer
@@ -50,7 +50,9 @@ def test_a_cut_copy_is_a_reason(stored, data):
     assert isinstance(decode_copy(encoded[:cut]), Unreadable)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow]
+)
 @given(st.lists(RECORDS, min_size=1, max_size=4))
 def test_the_last_record_written_is_the_one_read(tmp_path_factory, records):
     """Of several records written, the last one is read by the next daemon."""

@@ -121,8 +121,8 @@ MUTANTS = (
         edits=(
             Edit(
                 membership._heard_of_us,
-                "trusted = max(trusted, at + PERMISSION_SHARE * timeouts[heard.tag])",
-                "trusted = turn.now + PERMISSION_SHARE * timeouts[heard.tag]",
+                "trusted = max(trusted, at + PERMISSION_SHARE * timeout_s)",
+                "trusted = turn.now + PERMISSION_SHARE * timeout_s",
             ),
         ),
     ),
@@ -193,7 +193,7 @@ MUTANTS = (
         "the deadline is 0.6 T",
         Profile.PARTITION,
         plots=("isolated",),
-        edits=(Edit(lease._renew, "END_SHARE * state", "1.6 * state"),),
+        edits=(Edit(lease._renew, "END_SHARE * timeout_s", "1.6 * timeout_s"),),
     ),
     Mutant(
         "nobody tells the guardian",
@@ -251,8 +251,8 @@ MUTANTS = (
         edits=(
             Edit(
                 adoption._inherited_lease,
-                "return lease.inherited(until, is_unknown=leased if until is None else now >= until)",
-                "return lease.inherited(now + 0.6 * event.config.longest_timeout_s, is_unknown=False)",
+                "return lease.inherited(until, event.lease_timeout_s, is_unknown)",
+                "return lease.inherited(now + 0.6 * event.config.longest_timeout_s, 0.0, is_unknown=False)",
             ),
         ),
     ),

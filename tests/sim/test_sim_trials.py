@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 import pytest
 from conversation import Play
 
@@ -61,10 +59,9 @@ def test_every_invariant_holds_in_every_profile(profile, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", list(Profile), ids=lambda profile: profile.value)
-def test_every_invariant_holds_for_a_seed_never_tried(profile):
-    """A fresh seed, told in the failure: hbmgr simulate does the same again."""
-    seed = secrets.randbits(32)
-    print(f"hbmgr simulate --faults {profile.value} --seed {seed} --steps {STEPS}")
+@pytest.mark.parametrize("seed", [2026, 4028925356])
+def test_every_invariant_holds_in_a_longer_run(profile, seed):
+    """Always these seeds, that a failure is a change's; `make sim` goes through new ones."""
     done = run(profile, seed, STEPS)
     assert done.failure is None, f"seed {seed}, trial {done.number}: {done.failure.violation}"
 

@@ -25,19 +25,24 @@ from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import LeasePolicy, Policies, TakeoverPolicy
 from opensvc_hb.core.events import (
     ActionFinished,
+    ConfigurationChanged,
     DaemonStarted,
+    DaemonStopping,
     LinkDrained,
     Outcome,
     PeerConfirmedDead,
     SlotView,
     SlotWritten,
+    StopKind,
     Stored,
     StoredInstance,
     Ticked,
 )
 from opensvc_hb.core.guardian import END_SHARE
+from opensvc_hb.core.lease import claimable_at
+from opensvc_hb.core.messages import repeated, table_digest
 from opensvc_hb.core.negotiation import holding_rule
-from opensvc_hb.core.node_state import Lease, Liveness, Purpose, RunningAction, Sent, new_node
+from opensvc_hb.core.node_state import Lease, Liveness, Phase, Purpose, RunningAction, Sent, new_node
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
 from opensvc_hb.core.step import step, steps
 from opensvc_hb.errors import ExitCode
@@ -236,10 +241,75 @@ def test_against_peers_confirmed_dead_the_beats_renew_the_lease():
     assert only(effects, fx.Guard)[0].until == NOW + 1.0 + HOLD_S
 
 
+def test_a_start_against_a_peer_confirmed_dead_is_not_ended_by_an_old_lease():
+    """The disk hangs here, which is why an operator was asked: the word itself renews it."""
+    state = replace(idle(), lease=Lease(NOW - 100.0, NOW - 103.0, "its slot"))
+    state, effects = step(state, PeerConfirmedDead(1, "deb2", "root", "seen dead"), NOW + 0.1)
+    assert announced(effects) is State.STARTING
+    assert only(effects, fx.CancelAction) == []
+
+
 def test_lease_no_turns_it_off():
     """Networks and disks then carry beats only."""
     assert config(lease=LeasePolicy.NO).lease_links == {}
     assert set(config().lease_links) == {"deb1", "deb2"}
+
+
+# -- another T ------------------------------------------------------------------------------------
+
+
+def with_timeout(state, timeout_s, now):
+    """The monitor file has another timeout."""
+    return step(state, ConfigurationChanged(make_config(links=LINKS, timeout_s=timeout_s)), now)
+
+
+def test_a_shorter_timeout_shortens_the_lease_before_it_is_told():
+    """Who hears of it counts with it from then on; the guardian hears of it before the beat goes out."""
+    state, effects = with_timeout(running(), 1.0, NOW + 0.1)
+    assert state.lease.until == pytest.approx(NOW + 0.1 + END_SHARE * 1.0)
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(fx.Guard) < kinds.index(fx.SendNow)
+    (order,) = only(effects, fx.Guard)
+    assert (order.until, order.timeout_s) == (state.lease.until, 1.0)
+
+
+@pytest.mark.parametrize("by", ["acknowledgement", "slot"])
+def test_a_longer_timeout_counts_from_the_first_beat_that_told_it(by):
+    """A contender that has not read it counts with the one before, the guardian too."""
+    state, effects = with_timeout(running(peer_liveness=Liveness.ALIVE), 50.0, NOW + 0.1)
+    (order,) = only(effects, fx.Guard) or [state.guarded]
+    assert (order.until, order.timeout_s) == (NOW + HOLD_S, TIMEOUT_S)
+
+    def renewed(sequence, now):
+        if by == "slot":
+            return step(state, SlotWritten(OWN_SLOT, 7, sequence, NOW + 0.1), now)
+        return receive(state, make_beat(state.config, [make_entry(State.STOPPED)], acked=sequence), now)
+
+    before, _ = renewed(200, NOW + 0.2)
+    assert before.lease.until <= NOW + 0.1 + HOLD_S
+    after, effects = renewed(201, NOW + 0.2)
+    assert after.lease.until == pytest.approx(NOW + 0.1 + END_SHARE * 50.0, abs=0.3)
+    assert only(effects, fx.Guard)[-1].timeout_s == 50.0
+
+
+def test_a_new_daemon_goes_on_with_the_timeout_of_the_deadline_that_it_inherits():
+    """It was made longer meanwhile, and nobody has heard of that yet."""
+    made = make_config(links=LINKS, timeout_s=50.0)
+    stored = Stored(6, {"svc1": StoredInstance(State.STARTED, 9, 3, 3)})
+    event = DaemonStarted(made, stored, False, NOW + 1.0, TIMEOUT_S, (("svc1", "svc1"),))
+    _, effects = step(new_node(made), event, NOW)
+    (order,) = only(effects, fx.Guard)
+    assert (order.until, order.timeout_s) == (NOW + 1.0, TIMEOUT_S)
+
+
+def test_a_contender_that_was_restarted_still_counts_with_the_timeout_that_it_had_acknowledged():
+    """The other's slot may be older than that: its disk hangs."""
+    state = idle(peer=make_peer(config(), [make_entry(State.STARTED, 3)]))
+    beat = make_beat(state.config, [make_entry(State.STARTED, 3)], longest_timeout_s=50.0)
+    _, effects = receive(state, beat, NOW + 0.1)
+    (persist,) = only(effects, fx.Persist)
+    begun, _ = step(new_node(state.config), DaemonStarted(state.config, persist.stored, False), NOW + 1.0)
+    assert claimable_at(begun, begun.peers["deb2"]) == NOW + 51.0
 
 
 # -- maintenance and restarts ---------------------------------------------------------------------
@@ -252,15 +322,47 @@ def frozen(**rest):
     return replace(state, instances={"svc1": instance})
 
 
+def make_beat_table(state):
+    """Our table, as a node with svc1 in this state announces it."""
+    return (make_entry(state, 3, sequence=0, highest_epoch=3),)
+
+
+def acknowledging(made, sequence, digest):
+    """A beat of the peer, which has svc1 stopped, processed ours of `sequence` and holds that table of us."""
+    beat = make_beat(made, [make_entry(State.STOPPED)], acked=sequence)
+    return replace(beat, hearings=tuple(replace(each, table_digest=digest) for each in beat.hearings))
+
+
 def test_maintenance_that_every_peer_acknowledged_outlives_the_lease():
     """It was stored before: a daemon that is killed then leaves it alone, too."""
     state = frozen(frozen_at=199)
-    beat = make_beat(state.config, [make_entry(State.STOPPED)], acked=199)
+    beat = acknowledging(state.config, 199, table_digest(make_beat_table(State.FROZEN_START)))
     state, effects = receive(state, beat, NOW + 0.1)
     assert only(effects, fx.Persist)[0].stored.instances["svc1"].excused
     assert not any(guard.services for guard in only(effects, fx.Guard))
     state, _ = step(state, Ticked(), NOW + 10 * TIMEOUT_S)
     assert state.instances["svc1"].state is State.FROZEN_START
+
+
+def test_maintenance_is_not_excused_by_who_acknowledged_an_older_table():
+    """While the store fails a beat repeats what was announced before, with the newest sequence."""
+    before = running(peer_liveness=Liveness.ALIVE)
+    before, effects = step(before, Ticked(), NOW + 1.0)
+    (announcement,) = only(effects, fx.SendNow)
+    state, effects = command(before, Verb.FREEZE_START, NOW + 1.1)
+    said = repeated(announcement.beat, only(effects, fx.SendNow)[0].beat)
+    state, _ = receive(state, acknowledging(state.config, said.sequence, said.table_digest), NOW + 1.2)
+    assert state.peers["deb2"].acked >= state.instances["svc1"].frozen_at
+    assert not state.instances["svc1"].excused
+
+
+def test_a_node_that_may_run_it_from_now_on_has_not_heard_of_the_maintenance():
+    """It would take over what it does not know to be frozen: until it acknowledges, the lease counts."""
+    state = frozen(frozen_at=150, excused=True)
+    wider = make_config(links=LINKS, nodes=("deb1", "deb2", "deb3"))
+    state, effects = step(state, ConfigurationChanged(wider), NOW + 0.1)
+    assert not state.instances["svc1"].excused
+    assert only(effects, fx.Guard)[-1].services == (("svc1", "svc1"),)
 
 
 def test_maintenance_that_nobody_acknowledged_ends_with_the_lease_and_stays_frozen():
@@ -338,6 +440,77 @@ def test_excused_maintenance_survives_a_daemon_without_any_deadline():
     state, _ = verified(state, effects, NOW + 0.1)
     assert state.instances["svc1"].state is State.FROZEN_START
     assert state.instances["svc1"].excused
+
+
+def test_what_is_found_running_though_no_record_says_so_has_the_time_of_a_renewal():
+    """A service that is new here: how fast the agent answers must not decide whether it is ended."""
+    state, effects = begin(None, State.FROZEN_STOP)
+    state, effects = verified(state, effects, NOW + 0.05)
+    assert state.instances["svc1"].state is State.FROZEN_START
+    assert only(effects, fx.Guard)[0].until == NOW + HOLD_S
+    late, _ = step(state, Ticked(), NOW + HOLD_S)
+    assert late.instances["svc1"].state is State.STOPPING
+    renewed, _ = step(state, SlotWritten(OWN_SLOT, 7, 1, NOW + 0.1), NOW + 0.2)
+    assert renewed.lease.until == NOW + 0.1 + HOLD_S
+
+
+def test_what_was_guarded_stays_so_while_the_agent_cannot_say_which_services_there_are():
+    """This daemon lives and renews the lease: the guardian must not end what runs."""
+    made = make_config(links=LINKS, services=())
+    guarded = (("svc1", "svc1"),)
+    event = DaemonStarted(made, Stored(6), False, NOW + 2.0, TIMEOUT_S, guarded)
+    state, effects = step(new_node(made), event, NOW)
+    assert only(effects, fx.Guard)[0].services == guarded
+    state, effects = step(state, SlotWritten(OWN_SLOT, 7, 1, NOW + 0.5), NOW + 0.6)
+    assert only(effects, fx.Guard)[0].until == NOW + 0.5 + HOLD_S
+    state, _ = step(state, Ticked(), NOW + 0.5 + HOLD_S)
+    state, _ = step(state, SlotWritten(OWN_SLOT, 7, 2, NOW + 4.0), NOW + 4.1)
+    assert state.lease.is_broken
+
+
+def test_what_was_guarded_stays_so_until_the_agent_was_asked_though_the_store_was_lost():
+    """No record says that it runs; a deadline that has passed ends it as soon as it is seen."""
+    made = make_config(links=LINKS)
+    event = DaemonStarted(made, Stored(), False, NOW + 2.0, TIMEOUT_S, (("svc1", "svc1"), ("gone", "gone")))
+    begun, effects = step(new_node(made), event, NOW)
+    assert only(effects, fx.Guard)[0].services == (("svc1", "svc1"),)
+    state, _ = step(begun, SlotWritten(OWN_SLOT, 1, 1, NOW + 0.5), NOW + 0.6)
+    state, _ = verified(state, effects, NOW + 0.7)
+    assert state.instances["svc1"].state is State.FROZEN_START
+    late, _ = step(begun, Ticked(), NOW + 2.0)
+    late, _ = step(late, SlotWritten(OWN_SLOT, 1, 2, NOW + 2.1), NOW + 2.2)
+    late, _ = verified(late, effects, NOW + 2.3)
+    assert late.instances["svc1"].action.verb is ActionVerb.STOP
+    down, _ = verified(begun, effects, NOW + 0.1, Avail.DOWN)
+    assert down.guarded.services == ()
+
+
+def restarting(before):
+    """A node whose daemon was asked to stop, and the beat that promises to be back."""
+    state, effects = step(before, DaemonStopping(StopKind.RESTART), NOW + 0.1)
+    return state, only(effects, fx.SendNow)[0].beat
+
+
+def test_a_promise_stands_in_the_beat_that_is_acknowledged_though_the_store_fails():
+    """The peer would take over long before the guardian ends what runs here."""
+    before, effects = step(running(peer_liveness=Liveness.ALIVE), Ticked(), NOW + 1.0)
+    state, farewell = restarting(before)
+    said = repeated(only(effects, fx.SendNow)[0].beat, farewell)
+    assert said.sequence == state.farewell
+    assert said.restarting_for_s == farewell.restarting_for_s > 0
+
+
+def test_another_promise_is_another_farewell():
+    """The configuration changed while the first one was on its way: that one was of another time."""
+    state, first = restarting(running(peer_liveness=Liveness.ALIVE))
+    longer = Policies(wait_for_peer_s=0.0, restart_within_s=600.0)
+    state, effects = step(state, ConfigurationChanged(make_config(links=LINKS, policies=longer)), NOW + 0.11)
+    promise = only(effects, fx.SendNow)[0].beat
+    assert promise.restarting_for_s == 600.0
+    state, _ = receive(state, make_beat(state.config, acked=first.sequence), NOW + 0.12)
+    assert state.phase is Phase.RESTARTING
+    state, _ = receive(state, make_beat(state.config, sequence=61, acked=promise.sequence), NOW + 0.13)
+    assert state.phase is Phase.GONE
 
 
 # -- a silent peer's ------------------------------------------------------------------------------

@@ -325,6 +325,14 @@ def test_a_permission_counts_from_the_sending_of_our_beat():
     assert after.peers["deb2"].trusted_until == pytest.approx(NOW - 2.0 + 0.6 * TIMEOUT_S)
 
 
+def test_a_permission_ages_by_the_peers_timeout_where_that_is_shorter():
+    """Its monitor file was changed first: it counts us out sooner than ours would have it."""
+    state = replace(node(), sent=(Sent(190, NOW - 1.0), Sent(200, NOW - 0.5)))
+    beat = make_beat(state.config, [make_entry(State.STARTED)], acked=195)
+    after, _ = receive(state, replace(beat, longest_timeout_s=2.0))
+    assert after.peers["deb2"].trusted_until == pytest.approx(NOW - 1.0 + 0.6 * 2.0)
+
+
 def test_the_time_of_a_beat_is_never_taken_for_later_than_it_was():
     """Times are kept coarsely: a look-up errs to the safe side."""
     state = replace(node(), sent=(Sent(10, 1.0), Sent(20, 2.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from core_builders import make_config
 
 from opensvc_hb.core import effects as fx
@@ -22,6 +23,27 @@ def two_nodes(links=("net",)):
         world.run(2.0)
     assert world.state("deb1", "svc1") == "STARTED"
     return world
+
+
+@pytest.mark.parametrize(
+    ("first", "before_s", "after_s"),
+    [("deb1", 0.5, 10.0), ("deb2", 10.0, 0.5)],
+    ids=["longer where it runs", "shorter on the other"],
+)
+def test_another_timeout_on_one_node_first_is_no_silence(first, before_s, after_s):
+    """Who waits for less than the sender's own timeout is sent beats often enough for that."""
+    world = World(tuple(make_config(node, timeout_s=before_s) for node in ("deb1", "deb2")))
+    for node in world.hosts:
+        world.boot(node)
+    world.run(1.0)
+    for node in world.hosts:
+        world.command(node, "svc1", Verb.UNFREEZE)
+        world.run(2.13)
+    assert world.where("svc1") == ["deb1"]
+    world.reconfigure(first, make_config(first, timeout_s=after_s))
+    for _ in range(100):
+        world.run(0.05)
+        assert world.where("svc1") == ["deb1"]
 
 
 def heard(world, node):

@@ -225,13 +225,13 @@ def test_a_log_that_hangs_holds_up_no_deadline(site):
 
 def test_a_new_daemon_inherits_the_deadline_and_hears_what_was_done(site):
     first = site.daemon()
-    assert first.found.lease_until is None
+    assert first.found.lease[0] is None
     until = boottime() + 60
     first.order(until)
     first.close()
     second = site.daemon()
     assert second.pid == first.pid
-    assert second.found.lease_until == until
+    assert second.found.lease[0] == until
     site.held = {"svc1": (Holding(HoldingKind.MOUNT_POINT, "/proc"),)}
     second.guardian.learn(site.know())
     second.order(boottime())
@@ -247,7 +247,7 @@ def test_an_order_for_nothing_is_no_deadline(site):
     first = site.daemon()
     first.order(boottime() + 60, services=())
     first.keeper._closing.set()  # it must not come back by itself
-    assert site.daemon().found.lease_until is None
+    assert site.daemon().found.lease[0] is None
 
 
 def test_the_newest_daemon_is_the_one_that_is_listened_to(site):
@@ -310,7 +310,7 @@ def test_a_guardian_that_was_killed_is_replaced_and_gets_the_order(site):
     assert f"the guardian, process {daemon.pid}, has ended" in told.what
     wait_for(lambda: not daemon.guardian.objection("svc1"), "the confirmation")
     daemon.close()
-    assert site.daemon().found.lease_until == until
+    assert site.daemon().found.lease[0] == until
 
 
 def test_no_start_begins_that_the_guardian_has_not_confirmed(site):
@@ -369,10 +369,30 @@ def test_one_of_another_release_hands_its_order_to_a_new_one(site):
     until = boottime() + 60
     first.order(until)
     first.close()
+    keeper = older(site, first)
+    found = keeper.reach(site.know())
+    assert isinstance(found, Found)
+    assert found.connection.pid != first.pid
+    assert found.lease[0] == until
+    assert not lives(first.pid)
+    found.connection.end.close()
+
+
+def test_one_that_takes_the_order_of_another_release_can_stop_what_it_guards(site):
+    """The new daemon ends in the next moment: it was told how, together with the order."""
+    first = site.daemon()
+    first.order(boottime() + 0.5)
+    first.close()
+    found = older(site, first).reach(site.know())
+    assert isinstance(found, Found)
+    found.connection.end.close()
+    wait_for(site.stops, "the stop action of the guardian")
+
+
+def older(site, first):
+    """Return a keeper that takes the guardian for one of another release, once."""
 
     class OlderKeeper(Keeper):
-        """A keeper that takes the guardian for one of another release, once."""
-
         seen = 0
 
         def _connect(self):
@@ -385,13 +405,7 @@ def test_one_of_another_release_hands_its_order_to_a_new_one(site):
             found.connection.end.close()
             return _Outdated(found.connection.pid, "release 0", found.order, found.acted)
 
-    keeper = OlderKeeper(site.root, site.environment, first.inbox)
-    found = keeper.reach()
-    assert isinstance(found, Found)
-    assert found.connection.pid != first.pid
-    assert found.lease_until == until
-    assert not lives(first.pid)
-    found.connection.end.close()
+    return OlderKeeper(site.root, site.environment, first.inbox)
 
 
 # -- the socket ---------------------------------------------------------------------------------------

@@ -8,9 +8,12 @@ import queue
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from guardian_site import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -189,6 +192,8 @@ def test_descent_stops_at_the_daemon_which_is_never_touched():
     processes = ServiceProcesses(
         top, "/nowhere/lock", False, lambda: everyone, lambda p, n: sent.append((p, n))
     )
+    # For a moment after its exec a process shows no environment yet.
+    wait_for(lambda: "svc1" in processes.find(frozenset({"svc1"})), "its marks are seen")
     found = processes.find(frozenset({"svc1", "svc2"}))
     assert {member.process for member in found["svc1"]} == {mine, child, daemon, runner}
     processes._spared = daemon
@@ -209,6 +214,8 @@ def test_what_only_a_stop_action_runs_is_no_part_of_the_instance():
     )
     listed = {stop.pid: Process(stop.pid, stop.pid, 1, True, 1, "sleep")}
     processes = ServiceProcesses("/nowhere", "/nowhere/lock", False, lambda: listed, lambda *_: None)
+    # For a moment after its exec a process shows no environment yet.
+    wait_for(lambda: "svc1" in processes.find(frozenset({"svc1"})), "its marks are seen")
     (member,) = processes.find(frozenset({"svc1"}))["svc1"]
     assert member.stops
     assert processes.end(frozenset({"svc1"}), with_stops=False) == {}
@@ -489,12 +496,39 @@ def test_what_an_earlier_guardian_confirmed_confirms_nothing(line):
 
 
 def test_a_socket_that_takes_no_more_is_a_guardian_that_does_not_answer(line):
-    """It is given up at once, and another one asked for, once."""
+    """It is given up after a moment, and another one asked for, once."""
     line.guardian.reached(line.connection)
     for number in range(1000):
         line.order("svc1", until=200.0 + number)
     assert line.given_up == [line.connection]
     assert line.guardian.objection("svc1")
+
+
+def test_a_guardian_that_reads_a_little_later_loses_no_order(line):
+    """While it looks for what is held, the end of many instances is many long orders at once."""
+    line.guardian._clock = time.monotonic
+    line.theirs.setblocking(True)
+    line.theirs.settimeout(5.0)
+    services = tuple((f"svc{number}", f"svc{number}.example.com") for number in range(1000))
+    orders = 6
+    received = bytearray()
+
+    def read():
+        while received.count(b"\n") < 1 + orders:
+            received.extend(line.theirs.recv(65536))
+
+    reader = threading.Timer(0.02, read)
+    line.guardian.reached(line.connection)
+    line.guardian._confirmed = frozenset(name for name, _ in services)
+    reader.start()
+    for number in range(orders):
+        ending = tuple(name for name, _ in services[:number])
+        line.guardian.order(fx.Guard(200.0, 2.0, services, ending))
+    reader.join(5.0)
+    assert line.given_up == []
+    last = wire.read_request(bytes(received).splitlines()[-1])
+    assert isinstance(last, wire.Ordered)
+    assert len(last.order.ending) == orders - 1
 
 
 def test_silence_is_counted_while_this_thread_runs(line):

@@ -6,124 +6,26 @@ import logging
 import os
 import queue
 import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+from runner_site import (
+    ARGV,
+    DEADLINE_S,
+    BareRunner,
+    World,
+    is_gone,
+    is_waited_for,
+    parent_of,
+    wait_for,
+)
 
 from opensvc_hb.core.config import Service
-from opensvc_hb.core.effects import CancelAction, RunAction
+from opensvc_hb.core.effects import CancelAction
 from opensvc_hb.core.events import Outcome
 from opensvc_hb.core.states import ActionVerb, Avail
-from opensvc_hb.daemon.runner import Declared, NotEvaluated, Runner, StatusEvaluated
-from opensvc_hb.daemon.runner_wire import Began, Channel, Finished, Printed, Ready, Request, Work
-from opensvc_hb.daemon.sessions import boottime, list_processes, look_at
-
-DATA = Path(__file__).parent.parent / "data"
-ADAPTER = "runner_fake_adapter:FakeAdapter"
-ARGV = [sys.executable, "-m", "opensvc_hb.daemon.runner_process", "--adapter", ADAPTER]
-DEADLINE_S = 30.0
-
-
-def wait_for(condition, what):
-    give_up_at = time.monotonic() + DEADLINE_S
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < give_up_at, f"waited {DEADLINE_S} s for {what}"
-        time.sleep(0.01)
-
-
-def is_gone(pid):
-    process = look_at(pid)
-    return process is None or not process.lives
-
-
-def is_waited_for(path):
-    """Tell whether a process waits for the lock of a file, as /proc/locks says."""
-    return any(
-        line.split()[1:2] == ["->"] and int(line.split()[5]) > 0
-        for line in Path("/proc/locks").read_text().splitlines()
-        if str(path.stat().st_ino) in line
-    )
-
-
-class World:
-    """One node's root with fake services, the runner of its daemon, and what it answered."""
-
-    def __init__(self, top):
-        self.top = top
-        self.etc = top / "etc/opensvc"
-        self.etc.mkdir(parents=True)
-        self.inbox = queue.Queue()
-        self.environment = {
-            "OSVC_ROOT": str(top),
-            "OSVC_NODENAME": "n1",
-            "PYTHONPATH": str(DATA),
-            "NOTIFY_SOCKET": "/nowhere",
-            "WATCHDOG_USEC": "1",
-        }
-        self.runners = []
-        self.to_kill = []
-        self.next_id = 1
-
-    def runner(self, **options):
-        options.setdefault("argv", ARGV)
-        runner = Runner(self.inbox, logging.getLogger("test.runner"), self.environment, **options)
-        self.runners.append(runner)
-        runner.start()
-        return runner
-
-    def service(self, svcname, text):
-        """Write what a service does; HERE in the text is this root."""
-        (self.etc / f"{svcname}.py").write_text(text.replace("HERE", repr(str(self.top))))
-
-    def holding(self, svcname, verb="start", more=""):
-        """A service whose action writes its pid, then waits until the test opens its fifo."""
-        os.mkfifo(self.top / f"{svcname}.fifo")
-        self.service(
-            svcname,
-            f"def {verb}():\n"
-            "    import os, pathlib\n"
-            f"    path = pathlib.Path(HERE) / '{svcname}.tmp'\n"
-            "    path.write_text(str(os.getpid()))\n"
-            f"    path.rename(path.with_suffix('.pid'))\n"
-            f"{more}"
-            f"    open(path.with_suffix('.fifo')).read()\n"
-            f"    path.with_suffix('.done').touch()\n",
-        )
-
-    def held_pid(self, svcname, suffix="pid"):
-        path = self.top / f"{svcname}.{suffix}"
-        pid = int(wait_for(lambda: path.exists() and path.read_text(), f"{svcname} to begin"))
-        self.to_kill.append(pid)
-        return pid
-
-    def let_go(self, svcname):
-        (self.top / f"{svcname}.fifo").write_text("go\n")
-
-    def ask(self, runner, svcname, verb=ActionVerb.START, limit_s=60.0):
-        action = RunAction(f"hb-{svcname}", svcname, self.next_id, verb, limit_s)
-        self.next_id += 1
-        runner.run(action)
-        return action
-
-    def finished(self):
-        return self.inbox.get(timeout=DEADLINE_S)
-
-    def close(self):
-        for runner in self.runners:
-            runner.close()
-        for pid in self.to_kill:
-            if not is_gone(pid):
-                os.kill(pid, signal.SIGKILL)
-        for runner in self.runners:
-            runner.close(wait_s=DEADLINE_S)
-            assert not runner._thread.is_alive()
+from opensvc_hb.daemon.runner import Declared, NotEvaluated, StatusEvaluated
+from opensvc_hb.daemon.runner_wire import Began, Finished, Printed, Ready, Work
+from opensvc_hb.daemon.sessions import boottime, look_at
 
 
 @pytest.fixture
@@ -410,7 +312,7 @@ def test_an_action_is_an_ordinary_process(world, caplog):
     # Signals 32 and 33 are the C library's own: it lets no program set them back.
     own = 0b11 << 31
     assert (said["ignored"] & ~own, said["blocked"]) == (0, 0)
-    assert said["files"] == 6, "stdin, stdout, stderr, the result pipe, the lock, and the listing itself"
+    assert said["files"] == 7, "stdin, stdout, stderr, results, orders, the lock, and the listing itself"
     assert said["variables"] == ["PATH"]
 
 
@@ -554,10 +456,6 @@ def test_a_large_document_arrives_whole(world):
     assert len(answers.get(timeout=DEADLINE_S).document["log"]) == 3000000
 
 
-def parent_of(pid):
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
 def test_a_killed_runner_is_replaced_and_its_actions_are_answered(world):
     """After kill -9 of the runner its action is ended and answered as failed; the next runner acts."""
     world.holding("svc1")
@@ -632,52 +530,6 @@ def test_closing_lets_an_action_finish_and_begins_nothing_new(world):
     assert (world.finished().outcome, (world.top / "svc1.done").exists()) == (Outcome.DONE, True)
 
 
-class BareRunner:
-    """The runner process alone; the test is its daemon."""
-
-    def __init__(self, world):
-        ours, theirs = socket.socketpair()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        self.socket = ours
-        self.channel = Channel(ours)
-        with theirs:
-            self.popen = subprocess.Popen(
-                [*ARGV, "--fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **world.environment},
-                stderr=subprocess.PIPE,
-            )
-        self.heard = []
-
-    def ask(self, request_id, work, svcname, limit_s=60.0):
-        self.channel.send(Request(request_id, work, svcname, limit_s))
-        self.channel.flush()
-
-    def hear(self, kind):
-        def heard():
-            self.heard += self.channel.receive()
-            return [message for message in self.heard if isinstance(message, kind)]
-
-        return wait_for(heard, kind.__name__)[0]
-
-    def children(self):
-        return [pid for pid in list_processes() if self._is_child(pid)]
-
-    def _is_child(self, pid):
-        try:
-            return parent_of(pid) == self.popen.pid
-        except OSError:
-            return False
-
-    def close(self):
-        self.socket.close()
-        if self.popen.poll() is None:
-            self.popen.kill()
-        self.popen.wait()
-        self.popen.stderr.close()
-
-
 @pytest.fixture
 def bare(world):
     bare = BareRunner(world)
@@ -717,16 +569,15 @@ def test_no_action_begins_before_its_process_is_named(world, bare):
     bare.hear(Ready)
     bare.ask(1, Work.START, "loud")
     bare.hear(Began)
-    wait_for(lambda: not bare.children(), "the loud action to end; its lines wait in the runner")
+    wait_for(lambda: bare.names() == {"idle worker"}, "the loud action to end; its lines wait in the runner")
     bare.ask(2, Work.START, "svc1")
-
-    def waiting_child():
-        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in bare.children()}
-        return [pid for pid, name in names.items() if name == "start:svc1"]
-
-    (pid,) = wait_for(waiting_child, "the child that waits for its go")
+    wait_for(lambda: bare.has_read_all(), "the runner to take the request")
+    bare.ask(3, Work.START, "svc2")
+    wait_for(lambda: bare.has_read_all(), "the runner to be back in its loop")
+    workers = bare.children()
     bare.popen.kill()
-    wait_for(lambda: is_gone(pid), "the child to end")
+    for pid in workers:
+        wait_for(lambda pid=pid: is_gone(pid), "the workers to end")
     assert not (world.top / "touched").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from opensvc_hb.core.events import Outcome
 from opensvc_hb.core.states import Avail
-from opensvc_hb.daemon.runner_child import Report, enter_scope, read_report
+from opensvc_hb.daemon.runner_orders import Report, read_report
 from opensvc_hb.daemon.runner_wire import (
     Began,
     Cancel,
@@ -26,6 +26,7 @@ from opensvc_hb.daemon.runner_wire import (
     decode,
     encode,
 )
+from opensvc_hb.daemon.scope import enter_scope
 from opensvc_hb.daemon.sessions import (
     Process,
     Progress,

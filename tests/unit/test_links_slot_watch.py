@@ -80,6 +80,15 @@ def test_links_the_view_is_of_the_whole_slot():
             "the line is deb1.opensvc.com's, its lease says 'deb2.opensvc.com'",
         ),
     ],
+    ids=[
+        "never written",
+        "foreign",
+        "torn",
+        "torn the other way",
+        "no lease",
+        "lease of another write",
+        "another node",
+    ],
 )
 def test_links_content_that_is_no_lease_is_seen_first_by_every_read(content, problem):
     """However long it stands there, nobody can say that its node was silent meanwhile."""
