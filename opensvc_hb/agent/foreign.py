@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from opensvc_hb.agent import started_mark
 from opensvc_hb.agent.adapter import AgentAdapter, Declaration, Declarations
@@ -183,7 +183,6 @@ class NodeAdapter:
         self._loader = Loader(root, node) if loader is None else loader
         self._agent = AgentAdapter(root, node, self._loader)
         self._run = run
-        self._started: Set[str] = set()
 
     def declare(self) -> Declarations:
         """Return the services of this node: in the order of the services file, then the agent's others."""
@@ -213,17 +212,13 @@ class NodeAdapter:
         line = foreign_line(self._root, svcname)
         if line is None:
             return self._agent.start(svcname)
-        status = self._foreign(line).act("start")
-        if status == 0:
-            self._started.add(svcname)
-        return status
+        return self._foreign(line).act("start")
 
     def stop(self, svcname: str) -> int:
         """Stop the service as the heartbeat does; returns the exit status, log lines on stderr."""
         line = foreign_line(self._root, svcname)
         if line is None:
             return self._agent.stop(svcname)
-        self._started.discard(svcname)
         return self._foreign(line).act("stop")
 
     def announce(self, svcname: str) -> int:
@@ -236,11 +231,12 @@ class NodeAdapter:
             return self._agent.avail(svcname, evaluate_apps)
         return "up" if self._is_started(svcname) else "down"
 
-    def examine(self, svcname: str) -> Tuple[str, Optional[Dict[str, Any]]]:
+    def examine(self, svcname: str, was_started: bool) -> Tuple[str, Optional[Dict[str, Any]]]:
         """Tell, of a service that was just started, what `avail` and `status` say."""
         if foreign_line(self._root, svcname) is None:
-            return self._agent.examine(svcname)
-        return self.avail(svcname, evaluate_apps=True), self.status(svcname)
+            return self._agent.examine(svcname, was_started)
+        avail = "up" if was_started else self.avail(svcname, evaluate_apps=True)
+        return avail, self.status(svcname)
 
     def status(self, svcname: str) -> Dict[str, Any]:
         """Return the document of `print status --format json`.
@@ -258,8 +254,7 @@ class NodeAdapter:
         return status_document(whole, time.time())
 
     def _is_started(self, svcname: str) -> bool:
-        # A mark that could not be written (full disk) is known to the process that started it.
-        return svcname in self._started or started_mark.is_marked(self._root, svcname)
+        return started_mark.is_marked(self._root, svcname)
 
     def _foreign(self, line: ServiceLine) -> ForeignService:
         return ForeignService(self._root, line, self._loader.log(line.name), self._run)
