@@ -349,4 +349,5 @@ def _works(host: Host) -> bool:
     path = host.path
     broken = path.fails or path.hangs or path.loses or path.tears or path.slow_s > 0
     broken = broken or host.store.fails or host.store.takes_s > 0 or host.guardian.is_unreachable
+    broken = broken or host.reads_late_s > 0
     return not broken and not host.is_busy
