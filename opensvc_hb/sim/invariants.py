@@ -313,7 +313,7 @@ class Watch:
         policies = core.config.policies
         timeout_s = max(core.config.longest_timeout_s, others[0].config.longest_timeout_s)
         bound_s = RATE_RATIO_MAX * (timeout_s + max(policies.wait_for_peer_s, 0.0)) + 0.2 * timeout_s
-        bound_s += self.late_s + 0.5
+        bound_s += self.late_s + host.reads_late_s + 0.5  # its last beat may have waited unread so long
         assert self.calm_since is not None, "asked by `_before`"
         said_at = max(self.calm_since, self.world.turned_at, host.woke_at, self._asked_until.get(node, 0.0))
         late_s = self.world.now - said_at - bound_s
@@ -349,5 +349,4 @@ def _works(host: Host) -> bool:
     path = host.path
     broken = path.fails or path.hangs or path.loses or path.tears or path.slow_s > 0
     broken = broken or host.store.fails or host.store.takes_s > 0 or host.guardian.is_unreachable
-    broken = broken or host.reads_late_s > 0
     return not broken and not host.is_busy
