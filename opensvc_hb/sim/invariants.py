@@ -84,6 +84,7 @@ class Watch:
         self.lease_ends = 0
         self.is_live = False
         self.calm_since: Optional[float] = None
+        self._asked_until: Dict[str, float] = {}
         self.late_s = 0.0
         self._last: Dict[str, Tuple[int, Optional[NodeState]]] = {}
         self._numbers: Dict[str, Tuple[int, int]] = {}
@@ -304,15 +305,18 @@ class Watch:
     def _prompt(self, node: str, host: Host, core: NodeState) -> None:
         """With its peer off and nothing in the way, a node has what it may run, within a bound."""
         others = [other for name, other in self.world.hosts.items() if name != node]
+        if core.phase is not Phase.RUNNING:
+            self._asked_until[node] = self.world.now  # the agent is still being asked what runs here
         if len(others) != 1 or others[0].is_on or core.phase is not Phase.RUNNING:
             return
         peer = core.peers[others[0].config.node]
         policies = core.config.policies
         timeout_s = max(core.config.longest_timeout_s, others[0].config.longest_timeout_s)
         bound_s = RATE_RATIO_MAX * (timeout_s + max(policies.wait_for_peer_s, 0.0)) + 0.2 * timeout_s
-        bound_s += self.late_s + 0.5
+        bound_s += self.late_s + host.reads_late_s + 0.5  # its last beat may have waited unread so long
         assert self.calm_since is not None, "asked by `_before`"
-        late_s = self.world.now - max(self.calm_since, self.world.turned_at, host.woke_at) - bound_s
+        said_at = max(self.calm_since, self.world.turned_at, host.woke_at, self._asked_until.get(node, 0.0))
+        late_s = self.world.now - said_at - bound_s
         if late_s < 0 or policies.takeover is TakeoverPolicy.ASK or not _works(host):
             return
         if peer.promised_until is not None and core.last_at < peer.promised_until + timeout_s:
