@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest --timeout 300
 PROSE := README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md docs conf.d debian packaging opensvc_hb drivers tests
 
 .PHONY: help setup venv demo lint test test-quick test-suite test-lab test-packaging test-newest test-debian \
-	test-oldest sim bench docs deb clean
+	test-oldest sim bench docs deb clean vm-test vm-clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ lint: venv ## ruff, mypy --strict, import contracts, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(PROSE)
 
-test: lint test-suite test-newest test-debian test-oldest test-packaging test-lab ## everything, as CI runs it
+test: lint test-suite test-newest test-debian test-oldest test-packaging test-lab vm-test ## everything, as CI runs it
 
 test-quick: venv ## unit, property and golden tests but the slow ones: no root, under a minute
 	$(PYTEST) -n 3 --dist loadgroup -m 'not slow' $(QUICK_TESTS)
@@ -76,6 +76,15 @@ test-lab: venv ## two real nodes in namespaces of this machine (root)
 	@if packaging/can-run-lab; then $(PYTEST) tests/lab; \
 	else echo "!!!! NOT TESTED: the lab, for the reason above !!!!"; [ "$$CI" != true ]; fi
 
+vm-test: venv ## two machines with kernels of their own, a shared disk, a plug to pull (root; 12 minutes)
+	@echo; echo "==== VM tier: real machines, real disks ===="
+	@packaging/install-system-packages packaging/vm-packages.txt
+	@if packaging/can-run-vms; then $(BIN)/python tests/vm/image.py && $(PYTEST) --timeout 900 tests/vm; \
+	else echo "!!!! NOT TESTED: the VM tier, for the reason above !!!!"; [ "$$CI" != true ]; fi
+
+vm-clean: ## remove the image of the VM tier's machines (1.3 GB)
+	rm -rf /var/tmp/opensvc-hb-vm
+
 sim: venv ## 2,000,000 steps of simulated clusters with every kind of fault, on all processors
 	$(BIN)/python -m opensvc_hb.sim
 
@@ -83,8 +92,9 @@ bench: venv ## measure against the targets and against keepalived, pacemaker (ro
 	@tests/bench/install-peers
 	$(BIN)/python tests/bench/bench.py $(if $(QUICK),--quick)
 
-docs: venv ## draw docs/rules.md from the decision table
+docs: venv ## draw docs/rules.md from the decision table, write svc.env(5) from the keywords
 	$(BIN)/python packaging/draw-rules > docs/rules.md
+	$(BIN)/python packaging/write-keywords-page > docs/man/svc.env.5
 
 deb: ## build the Debian package into build/
 	@packaging/build-deb

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Optional, Tuple
 
 from opensvc_hb.errors import HbError
 
@@ -38,7 +39,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+def replace_file(path: Path, data: bytes, mode: int = 0o600, owner: Optional[Tuple[int, int]] = None) -> None:
     """Give `path` this content and mode: by temporary file, fsync, rename, fsync of the directory.
 
     A reader sees the old file or the new one, whole. A process killed on the way may leave
@@ -48,6 +49,7 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         path: the file, in a directory that exists; a symbolic link is replaced, not followed.
         data: its whole content.
         mode: permissions of the new file, whatever the umask.
+        owner: user and group of the new file, as numbers; None for ours.
 
     Raises:
         WriteError: the old file is still there, and nothing else is. One case is different:
@@ -61,6 +63,8 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if owner is not None:
+                os.fchown(descriptor, *owner)
             os.fchmod(descriptor, mode)
             file.write(data)
             file.flush()

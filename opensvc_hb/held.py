@@ -69,6 +69,19 @@ def marks_of(top: Path, svcname: str, verb: str) -> Dict[str, str]:
     return {SERVICE_MARK: svcname, ROOT_MARK: str(top), ACTION_MARK: verb}
 
 
+def container_notes(runtime: str, svcname: str) -> Path:
+    """Return the directory in which each container of a service has an empty file, named by its id.
+
+    What runs in a container has an environment of its own and, once the process that watches over it
+    was killed, no parent of ours. Its control group still has the container's id in its path.
+
+    Args:
+        runtime: the directory for what does not outlive the node's life (`Root.run`), as text.
+        svcname: the service.
+    """
+    return Path(runtime) / f"{svcname}.containers"
+
+
 def scope_part(svcname: str) -> str:
     """Return a service's name as the scopes of its actions have it: `opensvc-NAME-PID.scope`."""
     return "".join(c if c.isalnum() or c in ".-_" else "_" for c in svcname)

@@ -66,7 +66,7 @@ class Configuration:
         path: the file, as the user knows it.
         sections: entries by section and key.
         section_lines: 1-based line of each section's first header.
-        notices: keys that stand twice.
+        notices: keys and sections that stand twice.
     """
 
     path: str
@@ -180,6 +180,11 @@ class _Reader:
             self._refuse(number, f"'{words}' is not a section header: write [name]")
             return
         self.section = name.strip()
+        if self.section in self.sections:
+            what = (
+                f"stands twice (also on line {self.section_lines[self.section]}): both count, as one section"
+            )
+            self.notices.append(Notice(self.path, number, f"[{self.section}]", what))
         self.sections.setdefault(self.section, {})
         self.section_lines.setdefault(self.section, number)
 

@@ -6,7 +6,8 @@ stands at the end. `perform` gives the whole file back with the answers of today
 
     cluster [NODE ...] [links=net,unicast,dio] [timeout=5] [services=svc1,svc2] [wait_for_peer=0]
             [takeover=ask] [takeover_frozen=yes] [heal=stop] [restart_within=60] [leave_within=600]
-            [lease=no]
+            [lease=no] [monitor=freezestop restarts=2 max_moves=2 move_window=3600 prepares=yes]
+            [evaluate=5]
     scene WORDS                  a cluster as the simulator draws it: clocks, delays, links with timeouts
     booted                       every node boots, and hears the others
     started SVC on NODE          unfrozen everywhere, running on NODE
@@ -25,11 +26,20 @@ from dataclasses import replace
 from core_builders import make_config, rule_ids
 
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core.config import HealPolicy, LeasePolicy, Policies, Protocol, TakeoverPolicy
+from opensvc_hb.core.config import (
+    HealPolicy,
+    LeasePolicy,
+    MonitorAction,
+    Monitored,
+    Monitoring,
+    Policies,
+    Protocol,
+    TakeoverPolicy,
+)
 from opensvc_hb.core.states import State, Verb
 from opensvc_hb.sim.deeds import Hands
 from opensvc_hb.sim.scenes import parsed
-from opensvc_hb.sim.world import World
+from opensvc_hb.sim.world import Nature, World
 
 SEPARATOR = "----"
 
@@ -108,12 +118,31 @@ class Play:
         links = options.pop("links", "net").split(",")
         timeout_s = float(options.pop("timeout", 5))
         services = options.pop("services", "svc1").split(",")
+        evaluate = options.pop("evaluate", "2") if "monitor" in options else None
+        monitoring = self._monitoring(options)
         self._openha = options.pop("openha", "").split(",")
         assert not options, f"what is {options}?"
         made = [make_config(node, links, timeout_s, services, nodes, policies) for node in nodes]
+        if monitoring is not None:
+            made = [_with_monitoring(config, monitoring) for config in made]
         if any(self._openha):
             made = [replace(config, protocol=Protocol.BOTH) for config in made]
-        self._begin(World(tuple(made)))
+        nature = Nature(evaluate_every_s=float(evaluate), reboot_s=12.0) if evaluate else None
+        self._begin(World(tuple(made), nature))
+
+    @staticmethod
+    def _monitoring(options):
+        """Take the options of the resource monitor out; None when nothing is watched."""
+        if "monitor" not in options:
+            return None
+        return Monitoring(
+            resources=(Monitored("app#1", int(options.pop("restarts", 0))),),
+            action=MonitorAction(options.pop("monitor")),
+            restart_window_s=float(options.pop("restart_window", 600)),
+            moves_max=int(options.pop("max_moves", 2)),
+            move_window_s=float(options.pop("move_window", 3600)),
+            prepares=options.pop("prepares", "no") == "yes",
+        )
 
     def _do_scene(self, *words):
         scene = parsed(words)
@@ -161,6 +190,11 @@ class Play:
 
     def _do_run(self, seconds):
         self.world.run(float(seconds.rstrip("s")))
+
+
+def _with_monitoring(config, monitoring):
+    watched = {name: replace(service, monitoring=monitoring) for name, service in config.services.items()}
+    return replace(config, services=watched)
 
 
 def perform(text):

@@ -8,6 +8,7 @@ from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import Config, Link, LinkType, Policies, Service
 from opensvc_hb.core.events import BeatReceived, CommandGiven
 from opensvc_hb.core.messages import Beat, Entry, Hearing, LinkHeard, link_tag, table_digest
+from opensvc_hb.core.monitoring import monitor_rows
 from opensvc_hb.core.negotiation import holding_rule
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Offer, Peer, PeerLink, Phase, Sent
 from opensvc_hb.core.states import Avail, Role, State
@@ -169,8 +170,10 @@ def announced(effects, service="svc1"):
 
 
 def rule_ids(state, now):
-    """The ids of the rows that hold each instance of a node, as it stands."""
-    return {holding_rule(state, i, now).id for i in state.instances.values() if i.verified}
+    """The ids of the rows that hold each instance of a node, as it stands, and its monitored resources."""
+    held = [i for i in state.instances.values() if i.verified]
+    watched = {row.id for i in held for _resource, row in monitor_rows(state, i, now)}
+    return {holding_rule(state, i, now).id for i in held} | watched
 
 
 ROLE_NODES = {Role.PRIMARY: NODES[0], Role.SECONDARY: NODES[1]}

@@ -20,8 +20,10 @@ from opensvc_hb.agent.lock import WAIT_S, LockHeldError, service_lock
 from opensvc_hb.agent.log import ServiceLog
 from opensvc_hb.agent.marking import marked, now_by
 from opensvc_hb.agent.parallel import answer_all
+from opensvc_hb.agent.progress import Progress
 from opensvc_hb.agent.resource import ActionError, Status
 from opensvc_hb.agent.service import Member, Service
+from opensvc_hb.agent.triggers import run_triggers
 
 START, STOP = "start", "stop"
 
@@ -38,6 +40,12 @@ SEQUENCES: Mapping[str, Tuple[Tuple[str, Tuple[str, ...]], ...]] = {
     "stopip": ((STOP, ("ip",)),),
     "startdisk": ((START, ("disk",)),),
     "stopdisk": ((STOP, ("disk",)),),
+    "startvg": ((START, ("disk.scsireserv", "disk.vg")),),
+    "stopvg": ((STOP, ("disk.vg", "disk.scsireserv")),),
+    "startloop": ((START, ("disk.loop",)),),
+    "stoploop": ((STOP, ("disk.loop",)),),
+    "prstart": ((START, ("disk.scsireserv",)),),
+    "prstop": ((STOP, ("disk.scsireserv",)),),
     "startfs": ((START, ("disk", "fs")),),
     "stopfs": ((STOP, ("fs", "disk")),),
     "startshare": ((START, ("share",)),),
@@ -47,16 +55,13 @@ SEQUENCES: Mapping[str, Tuple[Tuple[str, Tuple[str, ...]], ...]] = {
     "startapp": ((START, ("app",)),),
     "stopapp": ((STOP, ("app",)),),
 }
-"""Each action: the verbs it does, each on these groups in this order."""
+"""Each action: the verbs it does, each on these groups, or types of resources, in this order."""
 
 ACTIONS = (*SEQUENCES, "boot")
 """Every action of this module."""
 
 VETOED_ACTIONS = ("start", "restart")
 """Actions before which every resource may object (`may_start`)."""
-
-TRIGGER_LIMIT_S = 300.0
-"""How long a trigger may take."""
 
 
 APP_STOP_ERRORS = (
@@ -70,6 +75,7 @@ class Options:
 
     Args:
         rids: resource names or families; () for all.
+        tags: only resources that have one of these; () for all.
         force: standby resources too.
     """
 
@@ -78,7 +84,13 @@ class Options:
     dry_run: bool = False
     disable_rollback: bool = False
     rids: Tuple[str, ...] = ()
+    tags: Tuple[str, ...] = ()
     wait_lock_s: float = WAIT_S
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether the action is about the whole service."""
+        return not self.rids and not self.tags
 
 
 @dataclass
@@ -92,8 +104,17 @@ class _StoppedError(Exception):
     """A resource failed, its reason is logged: the action stops."""
 
 
-def run_action(loader: Loader, service: Service, action: str, options: Options) -> int:
+def run_action(
+    loader: Loader, service: Service, action: str, options: Options, progress: Optional[Progress] = None
+) -> int:
     """Do an action on a service; everything worth knowing is logged.
+
+    Args:
+        loader: loads the services of this node.
+        service: the service.
+        action: one of `ACTIONS`.
+        options: as on the command line.
+        progress: shows what is worked on; None where nobody looks.
 
     Returns:
         0 when done (also when there was nothing to do), 1 when refused or failed.
@@ -106,16 +127,22 @@ def run_action(loader: Loader, service: Service, action: str, options: Options) 
     if objection:
         log.error(objection)
         return 1
-    absent = [rid for rid in options.rids if not any(_is_named(member, rid) for member in service.members)]
+    absent = [rid for rid in options.rids if not any(member.is_named(rid) for member in service.members)]
     if absent:
         log.error(f"no resource and no family {', '.join(absent)} in this service")
         return 1
+    unused = [tag for tag in options.tags if not any(tag in member.tags for member in service.members)]
+    if unused:
+        log.error(f"no resource has the tag {', '.join(unused)} in this service")
+        return 1
+    shown = Progress() if progress is None else progress
     try:
         with (
-            service_lock(loader.root, service.name, options.wait_lock_s),
+            service_lock(loader.root, service.name, options.wait_lock_s, action),
             marked(loader.root, service.name, START),
+            shown.shown(),
         ):
-            return _Action(loader, service, log, options).do(action)
+            return _Action(loader, service, log, options, shown).do(action)
     except LockHeldError as error:
         log.error(str(error))
         return 1
@@ -127,11 +154,14 @@ def run_action(loader: Loader, service: Service, action: str, options: Options) 
 class _Action:
     """One action under the service's lock."""
 
-    def __init__(self, loader: Loader, service: Service, log: ServiceLog, options: Options) -> None:
+    def __init__(
+        self, loader: Loader, service: Service, log: ServiceLog, options: Options, progress: Progress
+    ) -> None:
         self.loader = loader
         self.service = service
         self.log = log
         self.options = options
+        self.progress = progress
 
     def do(self, action: str) -> int:
         if action == "boot":
@@ -178,7 +208,7 @@ class _Action:
     def _sequence(self, action: str, verb: str, groups: Sequence[str]) -> bool:
         run = _Run()
         now_by(verb)
-        whole = not self.options.dry_run and not self.options.rids and groups in (START_ORDER, STOP_ORDER)
+        whole = not self.options.dry_run and self.options.is_whole and groups in (START_ORDER, STOP_ORDER)
         if whole and verb == START and action != "startstandby":
             # before, not after: a start that is killed half way may have left something running
             started_mark.set_mark(self.loader.root, self.service.name)
@@ -205,7 +235,7 @@ class _Action:
         failed = False
         for name in names:
             in_set = in_order([m for m in members if m.set_name == name], verb)
-            together = name in self.service.parallel_sets and len(in_set) > 1
+            together = name in self.service.parallel_sets and len(in_set) > 1 and not self.options.dry_run
             for some in [in_set] if together else [[member] for member in in_set]:
                 try:
                     self._act_on(action, verb, some, run)
@@ -218,18 +248,22 @@ class _Action:
 
     def _act_on(self, action: str, verb: str, members: Sequence[Member], run: _Run) -> None:
         if len(members) > 1:
-            self._parallel_set(action, verb, members, run)
+            with self.progress.working(f"{members[0].set_name} {verb}"):
+                self._parallel_set(action, verb, members, run)
         else:
-            self._act(action, verb, members[0], run)
+            with self.progress.working(f"{members[0].rid} {verb}"):
+                self._act(action, verb, members[0], run)
 
     def _selected(self, action: str, groups: Sequence[str]) -> List[Member]:
         """Return the members an action concerns, in display order."""
-        rids = self.options.rids
+        rids, tags = self.options.rids, self.options.tags
         return [
             member
-            for member in self.service.of_group(*groups)
-            if not member.disable
-            and (not rids or any(_is_named(member, rid) for rid in rids))
+            for member in self.service.members
+            if (member.group in groups or member.resource.type_name in groups)
+            and not member.disable
+            and (not rids or any(member.is_named(rid) for rid in rids))
+            and (not tags or any(tag in member.tags for tag in tags))
             and (action != "startstandby" or member.standby)
             and "noaction" not in member.tags
         ]
@@ -276,14 +310,27 @@ class _Action:
         if verb == STOP and member.standby and not forced:
             context.info("skip 'stop' on standby resource (--force to override)")
             return
-        self._trigger(f"pre_{verb}", member)
+        if not self._go_on("pre", verb, member):
+            return
         if self.options.dry_run:
             context.info(f"{verb} {member.resource.label}")
         elif not self._carry_out(verb, member, run):
             if not member.optional:
                 raise _StoppedError
             return
-        self._trigger(f"post_{verb}", member)
+        self._go_on("post", verb, member)
+
+    def _go_on(self, moment: str, verb: str, member: Member) -> bool:
+        """Run the triggers of a resource; a blocking one that fails ends what is done with it.
+
+        Raises:
+            _StoppedError: it failed, and the resource is not optional.
+        """
+        if run_triggers(member, moment, verb, self.options.dry_run):
+            return True
+        if not member.optional:
+            raise _StoppedError
+        return False
 
     def _carry_out(self, verb: str, member: Member, run: _Run) -> bool:
         resource = member.resource
@@ -316,32 +363,6 @@ class _Action:
         member.resource.messages.clear()
         return up
 
-    def _trigger(self, name: str, member: Member) -> None:
-        """Run a trigger. Its exit code is ignored, failure is logged as an error (A.6)."""
-        argv = member.triggers.get(name, ())
-        if not argv:
-            return
-        context = member.resource.context
-        if self.options.dry_run:
-            context.info(f"exec trigger {list(argv)}")
-            return
-        context.info(" ".join(argv))
-        try:
-            result = context.run(argv, timeout_s=TRIGGER_LIMIT_S, environment=dict(context.environment))
-        except ActionError as error:
-            context.error(str(error))
-            return
-        if result.status != 0:
-            if result.stdout or not result.stderr:
-                context.error(f"command failed with stdout:\n{result.stdout}")
-            if result.stderr:
-                context.error(f"stderr:\n{result.stderr}")
-            return
-        if result.stdout:
-            context.info(f"output:\n{result.stdout}")
-        if result.stderr:
-            context.warning(f"stderr:\n{result.stderr}")
-
     def _roll_back(self, run: _Run) -> bool:
         """Stop what this run activated, in reverse (C.2); tell whether nothing of it is left."""
         if not run.activated:
@@ -359,11 +380,6 @@ class _Action:
                 self.log.error(f"rollback of {member.rid} failed: it may be left up")
                 clean = False
         return clean
-
-
-def _is_named(member: Member, rid: str) -> bool:
-    """Tell whether an item of --rid means this resource: its name, or its family's."""
-    return rid in (member.rid, member.rid.partition("#")[0], member.group)
 
 
 def in_order(members: Sequence[Member], verb: str) -> List[Member]:

@@ -23,9 +23,16 @@ from opensvc_hb.agent.loader import Loader
 from opensvc_hb.agent.names import list_services
 from opensvc_hb.agent.probe_threads import answer_in_threads
 from opensvc_hb.agent.resource import Status
+from opensvc_hb.agent.resource_monitor import (
+    is_in_hand,
+    monitoring_of,
+    restart_resource,
+    run_prepare,
+)
 from opensvc_hb.agent.sections import DEFAULT_KEYWORDS
 from opensvc_hb.agent.service import Service
 from opensvc_hb.agent.status import ServiceStatus
+from opensvc_hb.core.config import NOTHING_WATCHED, Monitoring
 from opensvc_hb.errors import ConfigurationError, HbError
 from opensvc_hb.held import Holding
 from opensvc_hb.ini import DEFAULT, Configuration
@@ -47,6 +54,7 @@ class Declaration:
         start_limit_s, stop_limit_s: how long an action may take (`start_timeout`,
             `stop_timeout`).
         holds: what its resources hold here while it runs; nothing where the file is bad.
+        monitoring: how its resources are watched here; the same.
     """
 
     svcname: str
@@ -55,6 +63,7 @@ class Declaration:
     start_limit_s: float
     stop_limit_s: float
     holds: Tuple[Holding, ...] = ()
+    monitoring: Monitoring = NOTHING_WATCHED
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,9 @@ class AgentAdapter:
                 errors.append(f"{svcname}: its hb name {declaration.name} is already {other}'s")
                 continue
             judged = self._loader.judge(svcname)
-            found[declaration.name] = replace(declaration, holds=self._holds(judged.service))
+            found[declaration.name] = replace(
+                declaration, holds=self._holds(judged.service), monitoring=monitoring_of(judged.service)
+            )
             errors.extend(str(error) for error in judged.errors)
         return Declarations(tuple(found.values()), tuple(errors))
 
@@ -120,8 +131,9 @@ class AgentAdapter:
         file = self._loader.file(svcname)
         scopes = scopes_of(self._node, node_list(file.value(DEFAULT, "nodes") or ""))
         limits_s = [_limit_s(file, keyword, scopes) for keyword in ("start_timeout", "stop_timeout")]
-        holds = self._holds(self._loader.judge(svcname).service)
-        return Declaration(svcname, name, nodes, limits_s[0], limits_s[1], holds)
+        service = self._loader.judge(svcname).service
+        holds, monitoring = self._holds(service), monitoring_of(service)
+        return Declaration(svcname, name, nodes, limits_s[0], limits_s[1], holds, monitoring)
 
     def start(self, svcname: str) -> int:
         """Start the service as with --cluster; returns the exit status, log lines on stderr."""
@@ -130,6 +142,24 @@ class AgentAdapter:
     def stop(self, svcname: str) -> int:
         """Stop the service as with --cluster; returns the exit status, log lines on stderr."""
         return self._act(svcname, "stop")
+
+    def restart(self, svcname: str, rid: str, attempt: str) -> int:
+        """Start one resource of a running service again; returns the exit status."""
+        self._read_anew()
+        try:
+            return restart_resource(self._loader, self._loader.service(svcname, cluster=True), rid, attempt)
+        except HbError as error:
+            self._say(svcname, error)
+            return 1
+
+    def prepare(self, svcname: str) -> int:
+        """Run the command that the service wants run before its monitor action; returns its status."""
+        self._read_anew()
+        try:
+            return run_prepare(self._loader, self._loader.service(svcname, cluster=True))
+        except HbError as error:
+            self._say(svcname, error)
+            return 1
 
     def announce(self, svcname: str) -> int:
         """Announce the service's addresses again; returns the exit status."""
@@ -219,7 +249,11 @@ class AgentAdapter:
         """
         self._read_anew()
         began_s = time.time()  # before the file is read: a change meanwhile makes the document old
-        return status_document(self._evaluated(self._loader.service(svcname)), began_s)
+        service = self._loader.service(svcname)
+        in_hand = is_in_hand(self._root, svcname)
+        document = status_document(self._evaluated(service), began_s)
+        document["in_hand"] = in_hand or is_in_hand(self._root, svcname)
+        return document
 
     def _say(self, svcname: str, error: HbError) -> None:
         """Log why a service cannot be acted on, a line for each thing that is wrong."""
@@ -260,7 +294,10 @@ class AgentAdapter:
         ours = self._node in node_list(file.value(DEFAULT, "nodes") or "")
         if not ours or not any(section.partition("#")[0] == "hb" for section in file.sections):
             return []
-        return [str(error) for error in self._loader.validate(svcname)[0]]
+        judged = self._loader.judge(svcname)
+        if judged.service is not None:
+            return []  # it can be read as a whole: that its hb section drives nothing is meant so
+        return [str(error) for error in judged.errors]
 
     def _declaration(self, svcname: str) -> Optional[Declaration]:
         """Read only what the heartbeat needs; None when the service is not this node's."""

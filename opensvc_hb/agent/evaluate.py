@@ -19,6 +19,7 @@ from opensvc_hb.agent.log import ServiceLog
 from opensvc_hb.agent.parallel import Answer, answer_all
 from opensvc_hb.agent.resource import Status
 from opensvc_hb.agent.service import Member, Service
+from opensvc_hb.agent.started_mark import is_marked
 from opensvc_hb.agent.status import ResourceStatus, ServiceStatus, aggregate, rest_of
 
 STATUS_LIMIT_S = 30.0
@@ -68,8 +69,11 @@ def evaluate(
         take(apps)
     else:
         known.update((member.rid, _shown(member, Status.NA, ())) for member in apps)
+    runs_here = rest
+    if rest is Status.NA:
+        runs_here = _by_launchers(loader, service, known)
     for member in service.of_group("sync"):
-        member.resource.rest = rest
+        member.resource.rest = runs_here
         known[member.rid] = _in_process(member, log)
     resources = tuple(known[member.rid] for member in service.members)
     return ServiceStatus(
@@ -82,6 +86,18 @@ def evaluate(
         resources=resources,
         totals=aggregate(resources),
     )
+
+
+def _by_launchers(loader: Loader, service: Service, known: Mapping[str, ResourceStatus]) -> Status:
+    """Tell where a service runs that has nothing but launchers, for its copies.
+
+    Source: ours; by the agents' rule (B.5) such a service is up nowhere, and never copied. What its
+    launchers cannot tell either is what its last whole start or stop made of it.
+    """
+    by_launchers = aggregate(known[member.rid] for member in service.of_group("app")).avail
+    if by_launchers is Status.NA and is_marked(loader.root, service.name):
+        return Status.UP
+    return by_launchers
 
 
 def apps_are_asked(service: Service, rest: Status, evaluate_apps: bool) -> bool:
@@ -114,23 +130,43 @@ def _ask_members(
             found[member.rid] = _in_process(member, log)
         else:
             outside.append(member)
-    answers = ask([_task(member) for member in outside], limit_s) if outside else []
-    for member, answer in zip(outside, answers):
-        if answer.problem:
-            found[member.rid] = _unknown(member, answer.problem)
-            if answer.trace:
-                log.trace(answer.trace)
-        else:
-            status, messages, label = answer.value
-            found[member.rid] = replace(_shown(member, Status(status), tuple(messages)), label=label)
+    together = _asked_together(outside)
+    answers = ask([_task(some) for some in together], limit_s) if outside else []
+    for some, answer in zip(together, answers):
+        if answer.trace:
+            log.trace(answer.trace)
+        for place, member in enumerate(some):
+            if answer.problem:
+                found[member.rid] = _unknown(member, answer.problem)
+            else:
+                status, messages, label = answer.value[place]
+                found[member.rid] = replace(_shown(member, Status(status), tuple(messages)), label=label)
     return found
 
 
-def _task(member: Member) -> Callable[[], Any]:
-    def tell() -> Any:
+def _asked_together(members: Sequence[Member]) -> List[List[Member]]:
+    """Return the members by the process that asks them: one each, unless drivers share what they learn."""
+    apart: List[List[Member]] = []
+    shared: Dict[str, List[Member]] = {}
+    for member in members:
+        if not member.resource.asked_together:
+            apart.append([member])
+        elif member.resource.type_name in shared:
+            shared[member.resource.type_name].append(member)
+        else:
+            shared[member.resource.type_name] = [member]
+            apart.append(shared[member.resource.type_name])
+    return apart
+
+
+def _task(members: Sequence[Member]) -> Callable[[], Any]:
+    def tell_one(member: Member) -> Any:
         member.resource.messages.clear()  # of an action before
         status = member.resource.status()
         return [int(status), member.resource.messages, member.resource.label]
+
+    def tell() -> Any:
+        return [tell_one(member) for member in members]
 
     return tell
 

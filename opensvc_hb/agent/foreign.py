@@ -103,13 +103,16 @@ class ForeignService:
         self._log = log
         self._run = run
 
-    def act(self, action: str, cluster: bool = True, wait_lock_s: float = WAIT_S) -> int:
+    def act(
+        self, action: str, cluster: bool = True, wait_lock_s: float = WAIT_S, dry_run: bool = False
+    ) -> int:
         """Start or stop the service; returns 0, or the exit status of the script that failed.
 
         Args:
             action: `start` or `stop`; any other is refused.
             cluster: asked for as the heartbeat does; by hand it is refused otherwise.
             wait_lock_s: seconds to wait for an action that runs already.
+            dry_run: say which scripts would be called, call none.
         """
         if action not in ("start", "stop"):
             self._log.error(f"{action}: a service driven by scripts alone can start and stop, nothing else")
@@ -118,8 +121,14 @@ class ForeignService:
             self._log.error(REFUSAL)
             return 1
         name = self._line.name
+        if dry_run:
+            check = self._line.check_script
+            if action == "start" and check not in CHECKS_NOTHING:
+                self._log.info(f"spawn: {check} {action}")
+            self._log.info(f"spawn: {self._line.script} {action}")
+            return 0
         try:
-            with service_lock(self._root, name, wait_lock_s), marked(self._root, name, action):
+            with service_lock(self._root, name, wait_lock_s, action), marked(self._root, name, action):
                 return self._start() if action == "start" else self._stop()
         except LockHeldError as error:
             self._log.error(str(error))
@@ -220,6 +229,14 @@ class NodeAdapter:
         if line is None:
             return self._agent.stop(svcname)
         return self._foreign(line).act("stop")
+
+    def restart(self, svcname: str, rid: str, attempt: str) -> int:
+        """Start one resource of a running service again; a foreign service has none that is watched."""
+        return self._agent.restart(svcname, rid, attempt)
+
+    def prepare(self, svcname: str) -> int:
+        """Run the service's command before its monitor action; the same."""
+        return self._agent.prepare(svcname)
 
     def announce(self, svcname: str) -> int:
         """Announce the service's addresses again; a foreign service has none that we know."""

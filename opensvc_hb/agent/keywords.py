@@ -22,6 +22,8 @@ class Keyword:
         scopable: `name@node`, `name@nodes`, `name@drpnodes` are read before `name`.
         candidates: when given, the only texts allowed.
         since: agent version that brought it, for the manual; "" for all.
+        missing: what is said of a section without it, {section} being its name; "" for the common words.
+        aliases: other names that a section may write for it; its own name holds where both stand.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Keyword:
     scopable: bool = False
     candidates: Optional[Tuple[str, ...]] = None
     since: str = ""
+    aliases: Tuple[str, ...] = ()
+    missing: str = ""
 
 
 def boolean(text: str) -> bool:

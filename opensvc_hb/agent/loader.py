@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from opensvc_hb.agent import command, daemon_link
+from opensvc_hb.agent.conflicts import conflicts, oddities
 from opensvc_hb.agent.drivers import DriverFinder
 from opensvc_hb.agent.log import ERROR, INFO, WARNING, ServiceLog
 from opensvc_hb.agent.names import service_file
@@ -19,7 +20,7 @@ from opensvc_hb.agent.node_config import NodeConfiguration, read_node_configurat
 from opensvc_hb.agent.resource import CommandResult, Resource, ResourceContext
 from opensvc_hb.agent.service import NotAllowedHereError, NotManagedHereError, Service, ServiceBuilder
 from opensvc_hb.errors import ConfigurationError, ConfigurationErrors
-from opensvc_hb.ini import Configuration, Notice, read
+from opensvc_hb.ini import Configuration, Notice, parse, read
 from opensvc_hb.paths import Root
 
 
@@ -91,6 +92,7 @@ class Loader:
                 "var": str(root.var),
                 "log": str(root.log),
                 "tmp": str(root.top / "var/tmp/opensvc"),
+                "runtime": str(root.run),
             }
         places: Mapping[str, str] = self._kept["places"]
         return places
@@ -109,12 +111,13 @@ class Loader:
         """
         return read(service_file(self.root, svcname))
 
-    def service(self, svcname: str, cluster: bool = False) -> Service:
+    def service(self, svcname: str, cluster: bool = False, force: bool = False) -> Service:
         """Build a service.
 
         Args:
             svcname: its name.
             cluster: what its resources are told of --cluster.
+            force: what they are told of --force.
 
         Raises:
             NoSuchServiceError, NotManagedHereError, NotAllowedHereError,
@@ -122,7 +125,7 @@ class Loader:
         """
         path = service_file(self.root, svcname)
         resources: List[Resource] = []
-        builder = self._builder(svcname, path, read(path), self.node, cluster, resources)
+        builder = self._builder(svcname, path, read(path), self.node, cluster, resources, force)
         if self.node not in (*builder.nodes, *builder.drpnodes):
             raise NotManagedHereError(svcname)
         service = builder.build()
@@ -144,27 +147,38 @@ class Loader:
         """Judge a service's file alone, as each of its nodes would read it, and keep what we read."""
         path = service_file(self.root, svcname)
         try:
-            file = read(path)
+            return self._judge(svcname, path, read(path))
         except ConfigurationErrors as refused:
             return Judged(list(refused.errors), [])
-        ours: Optional[Service] = None
+
+    def judge_text(self, svcname: str, path: Path, text: str) -> Judged:
+        """Judge a text as if it were the service's file at `path`, which need not exist yet."""
+        try:
+            return self._judge(svcname, path, parse(text, str(path)))
+        except ConfigurationErrors as refused:
+            return Judged(list(refused.errors), [])
+
+    def _judge(self, svcname: str, path: Path, file: Configuration) -> Judged:
+        seen: List[Service] = []
         errors: Dict[str, ConfigurationError] = {}
         notices: Dict[str, Notice] = {}
         first = self._builder(svcname, path, file, self.node, cluster=False)
         for node in (*first.nodes, *first.drpnodes) or (self.node,):
-            try:
-                service = self._builder(svcname, path, file, node, cluster=False).build()
-            except ConfigurationErrors as refused:
-                errors.update((str(error), error) for error in refused.errors)
-            else:
+            builder = self._builder(svcname, path, file, node, cluster=False)
+            service = builder.assemble()
+            errors.update((str(error), error) for error in (*builder.errors, *conflicts(file, service)))
+            if not builder.errors:
                 notices.update((str(notice), notice) for notice in service.notices)
-                ours = service if node == self.node else ours
+                seen.append(service)
         if not first.nodes:
             error = ConfigurationError(
                 file.path, file.section_lines.get("DEFAULT", 1), "DEFAULT.nodes", "must be set"
             )
             errors[str(error)] = error
+        if seen:
+            notices.update((str(notice), notice) for notice in oddities(file, seen))
         in_order = sorted(errors.values(), key=lambda error: error.line)
+        ours = next((service for service in seen if service.node == self.node), None)
         return Judged(in_order, sorted(notices.values(), key=lambda notice: notice.line), ours)
 
     def _builder(
@@ -175,6 +189,7 @@ class Loader:
         node: str,
         cluster: bool,
         resources: Optional[List[Resource]] = None,
+        force: bool = False,
     ) -> ServiceBuilder:
         built: List[Resource] = [] if resources is None else resources
         log = self.log(svcname)
@@ -197,6 +212,9 @@ class Loader:
                 service_resources=lambda: tuple(built),
                 environment=environment,
                 cluster=cluster,
+                is_conf=path.suffix == ".conf",
+                force=force,
+                reservation_key=self.node_configuration.reservation_key,
                 ask_daemon=self._ask,
             )
 

@@ -9,6 +9,8 @@ Source: A.1, except that the agents ignore a file without its link.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
@@ -69,6 +71,21 @@ def service_file(root: Root, svcname: str) -> Path:
     if len(present) > 1:
         raise ConfigurationError(str(present[0]), 0, "", f"{present[1].name} exists too: keep one of them")
     return present[0]
+
+
+def make_heartbeat_command(root: Root, svcname: str) -> None:
+    """Make `SVC.cluster`, which a heartbeat calls, beside the link `SVC`, where that is and this is not.
+
+    For a service with an hb resource, before an action on it: so the link is there when the heartbeat
+    is told of it, and is sent to the other nodes. A directory that takes no link is no obstacle to the
+    action; whoever names the link to the heartbeat is told that it is missing.
+
+    Source: A.1, except that the agents did it at each look at the service's status.
+    """
+    command, link = root.etc / svcname, root.etc / f"{svcname}.cluster"
+    if command.is_symlink() and not os.path.lexists(link):
+        with contextlib.suppress(OSError):
+            link.symlink_to(command.readlink())
 
 
 def called_as(command: str) -> Optional[CalledAs]:

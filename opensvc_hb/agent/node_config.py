@@ -3,15 +3,16 @@
 Read before the services; it need not exist. An unknown section or keyword is let pass, for
 the agents keep much in it that is not ours.
 
-Source: A.1; `status_look` is ours.
+Source: A.1; `status_look` and `prkey` are ours.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 from opensvc_hb.errors import ConfigurationError
+from opensvc_hb.ini import Configuration, read
 from opensvc_hb.paths import Root
 
 SECTION = "node"
@@ -26,10 +27,14 @@ class NodeConfiguration:
     Args:
         environment: `host_mode` or `env`: the kind of services that may run here.
         status_look: whose `print status` and `svcmon` to look like, one of `LOOKS`.
+        is_environment_set: it stands in the file; else it is the default.
+        reservation_key: `prkey`, the node's key for SCSI reservations; None: made of its name.
     """
 
     environment: str = "TST"
     status_look: str = LOOKS[0]
+    is_environment_set: bool = False
+    reservation_key: Optional[int] = None
 
 
 def read_node_configuration(root: Root) -> NodeConfiguration:
@@ -42,7 +47,6 @@ def read_node_configuration(root: Root) -> NodeConfiguration:
     if not path.exists():
         return NodeConfiguration()
     from opensvc_hb.agent.sections import ENVIRONMENTS
-    from opensvc_hb.ini import read
 
     file = read(path)
     values: Dict[str, str] = {}
@@ -58,4 +62,20 @@ def read_node_configuration(root: Root) -> NodeConfiguration:
             what = f"'{entry.value}' is not allowed (one of {', '.join(allowed)})"
             raise ConfigurationError(file.path, entry.line, f"{SECTION}.{keyword}", what)
         values[target] = entry.value
-    return NodeConfiguration(**values)
+    is_set = "environment" in values
+    return NodeConfiguration(**values, is_environment_set=is_set, reservation_key=_reservation_key(file))
+
+
+def _reservation_key(file: Configuration) -> Optional[int]:
+    """Read `prkey`: eight bytes in hexadecimal at most, not zero, which means no key."""
+    entry = file.own(SECTION, "prkey")
+    if entry is None:
+        return None
+    try:
+        key = int(entry.value, 16)
+    except ValueError:
+        key = 0
+    if not 0 < key < 1 << 64:
+        what = f"'{entry.value}' is no reservation key (1 to 16 hexadecimal digits, not all zero)"
+        raise ConfigurationError(file.path, entry.line, f"{SECTION}.prkey", what)
+    return key

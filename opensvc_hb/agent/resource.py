@@ -11,9 +11,10 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, Callable, ClassVar, List, Mapping, Optional, Sequence, Tuple
 
+from opensvc_hb.agent import remote, synchronize
 from opensvc_hb.agent.keywords import Keyword, boolean, integer, node_list, words
 from opensvc_hb.errors import HbError
-from opensvc_hb.held import Holding, HoldingKind
+from opensvc_hb.held import Holding, HoldingKind, container_notes
 
 __all__ = [
     "ActionError",
@@ -21,12 +22,17 @@ __all__ = [
     "Holding",
     "HoldingKind",
     "Keyword",
+    "Peer",
     "Resource",
     "ResourceContext",
     "Status",
+    "SyncResource",
     "boolean",
+    "container_notes",
     "integer",
     "node_list",
+    "remote",
+    "synchronize",
     "words",
 ]
 
@@ -80,6 +86,10 @@ class ResourceContext:
         service_resources: the service's resources, for the few that must look at others.
         environment: variables for scripts and triggers (OPENSVC_*).
         cluster: True under `--cluster`.
+        runtime: directory for what does not outlive the node's life (`run/opensvc`), as text.
+        is_conf: the service's file is a later agent's, `SVC.conf`.
+        force: True under `--force`.
+        reservation_key: this node's key for SCSI reservations where node.conf gives one (`prkey`).
         ask_daemon: one request to this node's daemon: `ask_daemon({"request": ...})` returns
             its answer; `{"ok": False, "running": False}` when it does not run. Never raises.
     """
@@ -100,6 +110,10 @@ class ResourceContext:
     service_resources: Callable[[], Sequence[Resource]] = tuple
     environment: Mapping[str, str] = field(default_factory=dict)
     cluster: bool = False
+    runtime: str = "/run/opensvc"
+    is_conf: bool = False
+    force: bool = False
+    reservation_key: Optional[int] = None
     ask_daemon: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _request: {
         "ok": False,
         "running": False,
@@ -126,6 +140,9 @@ class Resource:
     keywords: ClassVar[Tuple[Keyword, ...]] = ()
     tells_activation: ClassVar[bool] = False
     """True when `start` always sets `activated`: the agent then asks no status before it."""
+    asked_together: ClassVar[bool] = False
+    """True when a service's resources of this type tell their statuses one after another in one process:
+    what the first of them had to ask, the others know. Each of them is quick once it is known."""
 
     def __init__(self, rid: str, options: Mapping[str, Any], context: ResourceContext) -> None:
         self.rid = rid
@@ -185,6 +202,83 @@ class Resource:
         """
         return ()
 
+    def files_to_push(self) -> Tuple[str, ...]:
+        """Return the paths of files that the other nodes need too: sync#i0 sends them with the service's own.
+
+        Absolute, of this node; those that do not exist are left out. Runs no program.
+        """
+        return ()
+
+    def reservable_disks(self) -> Tuple[str, ...]:
+        """Return the block devices that a SCSI reservation protects, as paths; () while there are none.
+
+        A driver that overrides it takes the keyword `scsireserv`: the agent then adds the
+        resource RIDpr, which reserves these disks before this resource starts. May run programs.
+        """
+        return ()
+
+    def concerns(self) -> Tuple[str, ...]:
+        """Return what on this machine endangers or prevents the resource, one line each, for `hbmgr check`.
+
+        Asked at any time, whether the resource is up or not. No side effect; may run programs.
+        """
+        return ()
+
     def script_environment(self) -> Mapping[str, str]:
         """Return variables that this resource adds for scripts and triggers."""
         return {}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A node that gets a copy, as it told about itself.
+
+    Args:
+        node: its name.
+        top: its root directory: "/", but for nodes that share a machine.
+    """
+
+    node: str
+    top: str
+
+
+class SyncResource(Resource):
+    """A resource that copies to other nodes what they need; the sync actions ask it, in this order.
+
+    Its `start` and `stop` do nothing. `rest` is set before any of its methods is called.
+    """
+
+    group = "sync"
+    type_name = "sync.rsync"
+
+    def targets(self, kind: str) -> Tuple[str, ...]:
+        """Return the nodes of a kind, `nodes` or `drpnodes`, that get a copy, this node left out."""
+        raise NotImplementedError
+
+    @property
+    def route(self) -> str:
+        """Return `SRC => DST`, for a line that says what failed."""
+        raise NotImplementedError
+
+    def held_back(self) -> str:
+        """Tell why the schedule lets nothing be sent now, "" when it does."""
+        raise NotImplementedError
+
+    @property
+    def transfer_limit_s(self) -> float:
+        """Return how long `send` may take."""
+        raise NotImplementedError
+
+    def send(self, peer: Peer) -> str:
+        """Send the copy to one node; returns what is worth a log line, "" for nothing.
+
+        Runs in: a child process of the action, which is killed when the action ends.
+
+        Raises:
+            ActionError: the node has no complete copy; the text says why, in one line.
+        """
+        raise NotImplementedError
+
+    def stamp(self) -> str:
+        """Return the content of a stamp of this moment."""
+        raise NotImplementedError

@@ -4,15 +4,18 @@ The keywords of [DEFAULT], those common to all resources, those of a subset, and
 section's name is read. Data only: `service` reads files by it, `print config keywords` and
 the manual print it. A driver's own keywords stand in the driver.
 
-Source: A.2, A.5, A.6, A.8. `start_timeout` and `stop_timeout` are ours.
+Source: A.2, A.5, A.6, A.8. `start_timeout`, `stop_timeout`, `restart_window`, `max_moves` and `move_window`
+are ours.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Tuple
 
+from opensvc_hb.agent import synchronize
 from opensvc_hb.agent.keywords import Keyword, boolean, integer, node_list, words
 
 SERVICE_TYPES = ("PRD", "PPRD", "REC", "INT", "DEV", "TST", "TMP", "DRP", "FOR", "PRA")
@@ -33,15 +36,49 @@ def seconds(text: str) -> float:
     return value
 
 
-def minutes(text: str) -> float:
-    """Convert a positive number of minutes, as the sync keywords have it; in minutes."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"'{text}' is not a number of minutes") from None
-    if not 0 < value < 1e9:
-        raise ValueError(f"'{text}' is not a positive number of minutes")
+def moves(text: str) -> int:
+    """Convert how often a service may move: 0 to 100."""
+    value = integer(text)
+    if not 0 <= value <= 100:
+        raise ValueError(f"'{text}' is not a number from 0 to 100")
     return value
+
+
+MONITOR_ACTIONS = ("freezestop", "switch", "reboot", "crash", "none")
+"""What `monitor_action` may be."""
+
+
+def data_directory(text: str) -> str:
+    """Convert a directory of the node: absolute, without trailing slash, not the root."""
+    path = text.rstrip("/")
+    if not path.startswith("/"):
+        raise ValueError(f"'{text}' is not the absolute path of a directory below the root")
+    return path
+
+
+_OF_THE_AGENT = {
+    "-g": "docker_data_dir",
+    "--graph": "docker_data_dir",
+    "--data-root": "docker_data_dir",
+    "-p": "the agent",
+    "--pidfile": "the agent",
+    "--exec-root": "the agent",
+    "--containerd": "the agent",
+}
+"""Options of dockerd that are not the operator's, and who sets them."""
+
+
+def daemon_arguments(text: str) -> Tuple[str, ...]:
+    """Convert options of dockerd; those by which the agent finds the daemon again are refused."""
+    try:
+        arguments = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"'{text}' cannot be split into words: {str(error).lower()}") from None
+    for argument in arguments:
+        owner = _OF_THE_AGENT.get(argument.partition("=")[0])
+        if owner is not None:
+            raise ValueError(f"option {argument} is set by {owner}")
+    return arguments
 
 
 DEFAULT_KEYWORDS: Tuple[Keyword, ...] = (
@@ -67,6 +104,42 @@ DEFAULT_KEYWORDS: Tuple[Keyword, ...] = (
         candidates=("failover",),
     ),
     Keyword(
+        "docker_data_dir",
+        "Data directory of a docker daemon that is this service's alone, on a file system of the service. "
+        "Without it the containers are the system's daemon's.",
+        convert=data_directory,
+        scopable=True,
+    ),
+    Keyword(
+        "docker_daemon_args",
+        "Further options for the service's docker daemon, as words of a shell.",
+        convert=daemon_arguments,
+        default=(),
+        scopable=True,
+    ),
+    Keyword(
+        "docker_daemon_private",
+        "With false the containers are the system's daemon's although docker_data_dir is set.",
+        convert=boolean,
+        default=True,
+        scopable=True,
+        since="1.8",
+    ),
+    Keyword(
+        "docker_exe",
+        "The docker client, by path or name; docker.io, else docker, when it is not given.",
+        default="",
+        scopable=True,
+        since="1.8",
+    ),
+    Keyword(
+        "dockerd_exe",
+        "The docker daemon, by path or name.",
+        default="dockerd",
+        scopable=True,
+        since="1.8",
+    ),
+    Keyword(
         "start_timeout",
         "Seconds that the daemon grants a start before it kills it.",
         convert=seconds,
@@ -81,22 +154,47 @@ DEFAULT_KEYWORDS: Tuple[Keyword, ...] = (
         scopable=True,
     ),
     Keyword(
-        "sync_max_delay",
-        "Minutes after which a copy on another node counts as late.",
-        convert=minutes,
-        default=1500.0,
+        "monitor_action",
+        "What becomes of a service that runs here when a monitored resource is down and no restart helped.",
+        default="freezestop",
+        candidates=MONITOR_ACTIONS,
         scopable=True,
     ),
+    Keyword(
+        "pre_monitor_action",
+        "Command run before the monitor action; its exit code is ignored.",
+        convert=words,
+        default=(),
+        scopable=True,
+        since="1.8",
+    ),
+    Keyword(
+        "restart_window",
+        "Seconds for which a restart of a monitored resource counts.",
+        convert=seconds,
+        default=600.0,
+        scopable=True,
+    ),
+    Keyword(
+        "max_moves",
+        "How often the service may change its node within move_window before the monitor lets it stay.",
+        convert=moves,
+        default=2,
+        scopable=True,
+    ),
+    Keyword(
+        "move_window",
+        "Seconds for which a change of the service's node counts.",
+        convert=seconds,
+        default=3600.0,
+        scopable=True,
+    ),
+    *synchronize.KEYWORDS,
 )
 """The keywords of [DEFAULT] that have an effect here, those of every resource apart."""
 
 WITHOUT_EFFECT = frozenset(
     [
-        "docker_data_dir",
-        "docker_daemon_args",
-        "docker_exe",
-        "dockerd_exe",
-        "docker_daemon_private",
         "docker_swarm_args",
         "docker_swarm_managers",
         "docker_swarm_token",
@@ -105,16 +203,9 @@ WITHOUT_EFFECT = frozenset(
         "flex_max_nodes",
         "flex_cpu_low_threshold",
         "flex_cpu_high_threshold",
-        "monitor_action",
-        "pre_monitor_action",
-        "no_preempt_abort",
         "anti_affinity",
         "affinity",
-        "sync_interval",
-        "sync_period",
-        "sync_days",
         "bwlimit",
-        "sync_schedule",
         "monitor_schedule",
         "status_schedule",
         "comp_schedule",
@@ -137,7 +228,7 @@ WITHOUT_EFFECT = frozenset(
     ]
 )
 """Keywords of [DEFAULT] that the agents know and that change nothing here; `validate config`
-mentions them. `scsireserv` is not among them: a protection that is not given is refused."""
+mentions them."""
 
 _TRIGGER_ACTIONS = ("start", "stop", "syncnodes", "syncdrp", "syncresync")
 
@@ -151,6 +242,17 @@ TRIGGERS: Tuple[Keyword, ...] = tuple(
     )
     for moment, when in (("pre", "before"), ("post", "after"))
     for action in _TRIGGER_ACTIONS
+) + tuple(
+    Keyword(
+        f"blocking_{moment}_{action}",
+        f"Command run {when} {action} of the resource, after {moment}_{action}; its failure is the action's.",
+        convert=words,
+        default=(),
+        scopable=True,
+        since="1.8",
+    )
+    for moment, when in (("pre", "before"), ("post", "after"))
+    for action in ("start", "stop")
 )
 
 RESOURCE_KEYWORDS: Tuple[Keyword, ...] = (
@@ -169,6 +271,26 @@ RESOURCE_KEYWORDS: Tuple[Keyword, ...] = (
     *TRIGGERS,
 )
 """Keywords of every resource section."""
+
+RESERVATION_KEYWORDS: Tuple[Keyword, ...] = (
+    Keyword(
+        "scsireserv",
+        "Take SCSI-3 persistent reservations on the disks of the resource before it starts, so that no other "
+        "node can write to them; shown as the resource RIDpr.",
+        boolean,
+        default=False,
+        scopable=True,
+        aliases=("scsi_reserve",),
+    ),
+    Keyword(
+        "no_preempt_abort",
+        "Take a reservation over with preempt, not preempt-abort, for disks that do not know the latter.",
+        boolean,
+        default=False,
+        scopable=True,
+    ),
+)
+"""Keywords of every resource section whose resource is on disks; [DEFAULT] gives them to all."""
 
 SUBSET_KEYWORDS: Tuple[Keyword, ...] = (
     Keyword(

@@ -10,7 +10,7 @@ Source: A.2 to A.9.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
 from opensvc_hb.agent.config import SCOPE_GROUPS, scopes_of
@@ -20,6 +20,7 @@ from opensvc_hb.agent.resource import Resource, ResourceContext
 from opensvc_hb.agent.sections import (
     DEFAULT_KEYWORDS,
     INTERNAL_SYNCS,
+    RESERVATION_KEYWORDS,
     RESOURCE_KEYWORDS,
     SERVICE_TYPES,
     SUBSET_KEYWORDS,
@@ -87,6 +88,10 @@ class Member:
         """Its name in a log line, behind the service's."""
         return log_name(self.rid, self.resource.type_name, self.subset)
 
+    def is_named(self, name: str) -> bool:
+        """Tell whether an item of --rid means this resource: its name, or its family's."""
+        return name in (self.rid, self.rid.partition("#")[0], self.group)
+
 
 @dataclass(frozen=True)
 class Service:
@@ -139,6 +144,14 @@ def log_name(rid: str, type_name: str, subset: str) -> str:
     return f"{type_name}:{subset}#{rid.partition('#')[2]}".upper()
 
 
+def named_by_subset(member: Member, name: str) -> bool:
+    """Tell whether a section [subset#NAME] speaks of this resource's set.
+
+    Source: A.8: the name is `type:subset`, or as the later agents have it `family:subset`.
+    """
+    return name == member.set_name or (bool(member.subset) and name == f"{member.group}:{member.subset}")
+
+
 @dataclass(frozen=True)
 class SectionKeywords:
     """The keywords of the sections of one driver: its own, and those common to all.
@@ -163,14 +176,22 @@ def _made_once(driver: Type[Resource]) -> SectionKeywords:
     of_section = {keyword.name: keyword for keyword in driver.keywords}
     of_section.setdefault("type", Keyword("type", "Chooses the driver.", scopable=True))
     options = tuple(of_section)
-    for keyword in RESOURCE_KEYWORDS:
+    for keyword in _SHARED if is_on_disks(driver) else RESOURCE_KEYWORDS:
         of_section.setdefault(keyword.name, keyword)
     return SectionKeywords(of_section, options)
 
 
+def is_on_disks(driver: Type[Resource]) -> bool:
+    """Tell whether a driver's resources are on disks that can be reserved."""
+    return driver.reservable_disks is not Resource.reservable_disks
+
+
 _DEFAULT_BY_NAME = {keyword.name: keyword for keyword in DEFAULT_KEYWORDS}
 _SUBSET_BY_NAME = {keyword.name: keyword for keyword in SUBSET_KEYWORDS}
-_ANY_BY_NAME = {keyword.name: keyword for keyword in (*DEFAULT_KEYWORDS, *RESOURCE_KEYWORDS)}
+_SHARED = (*RESOURCE_KEYWORDS, *RESERVATION_KEYWORDS)
+_ANY_BY_NAME = {
+    name: keyword for keyword in (*DEFAULT_KEYWORDS, *_SHARED) for name in (keyword.name, *keyword.aliases)
+}
 
 ContextMaker = Callable[[str, Tuple[str, ...], Tuple[str, ...], Callable[[str], Any]], ResourceContext]
 """Makes the context of a resource: (name in log lines, nodes, drpnodes, default reader)."""
@@ -221,6 +242,13 @@ class ServiceBuilder:
         Raises:
             ConfigurationErrors: something in the file cannot be.
         """
+        service = self.assemble()
+        if self.errors:
+            raise ConfigurationErrors(sorted(self.errors, key=lambda error: error.line))
+        return service
+
+    def assemble(self) -> Service:
+        """Build what can be built, to be judged and never acted on; what is wrong is in `errors`."""
         defaults = self._read_section(DEFAULT, _DEFAULT_BY_NAME)
         service_type = self._service_type()
         members: List[Member] = []
@@ -235,11 +263,10 @@ class ServiceBuilder:
             member = self._member(section)
             if member is not None:
                 members.append(member)
+                members.extend(self._reservation(member))
         if not self.errors:
             members.extend(self._internal_syncs())
         self._check_default_keys()
-        if self.errors:
-            raise ConfigurationErrors(sorted(self.errors, key=lambda error: error.line))
         if self.node in self.drpnodes:
             members = [member for member in members if member.group not in HEARTBEAT_GROUPS]
         members.sort(key=lambda member: (member.set_name, member.resource.sort_key))
@@ -251,7 +278,9 @@ class ServiceBuilder:
             drpnodes=self.drpnodes,
             service_type=service_type,
             members=tuple(members),
-            parallel_sets=frozenset(parallel),
+            parallel_sets=frozenset(
+                member.set_name for member in members for name in parallel if named_by_subset(member, name)
+            ),
             defaults=defaults,
             notices=tuple(self.notices),
         )
@@ -313,6 +342,39 @@ class ServiceBuilder:
             triggers={trigger.name: values[trigger.name] for trigger in TRIGGERS if values.get(trigger.name)},
         )
 
+    def _reservation(self, member: Member) -> List[Member]:
+        """Return the resource RIDpr that reserves the disks of a resource, where `scsireserv` wants it.
+
+        Source: A.7: it is no section of its own, and shares what the agent makes of the section.
+        """
+        section = member.rid
+        driver = type(member.resource)
+        if not is_on_disks(driver) or not self._value(section, RESERVATION_KEYWORDS[0]):
+            return []
+        rid = f"{section}pr"
+        if rid in self.file.sections:
+            line = self.file.section_lines[rid]
+            self._refuse(line, rid, f"the reservation of {section} has this name: choose another number")
+            return []
+        reserving = self.finder.internal("disk", "scsireserv")
+        context = self.make_context(rid.upper(), self.nodes, self.drpnodes, self._default_reader)
+        options = {
+            "protects": member.resource,
+            "no_preempt_abort": self._value(section, RESERVATION_KEYWORDS[1]),
+        }
+        resource = reserving(rid, options, context)
+        triggers: Mapping[str, Tuple[str, ...]] = {}
+        return [
+            replace(
+                member,
+                resource=resource,
+                set_name=resource.type_name,
+                subset="",
+                restart_count_max=0,
+                triggers=triggers,
+            )
+        ]
+
     def _disabled(self, section: str, values: Mapping[str, Any]) -> bool:
         """Source: A.5: a true `disable` of [DEFAULT] cannot be lifted per resource."""
         service_wide = self.file.value(DEFAULT, "disable", self.scopes)
@@ -346,12 +408,16 @@ class ServiceBuilder:
     def _read_section(self, section: str, keywords: Mapping[str, Keyword]) -> Dict[str, Any]:
         """Return the value of each keyword; complain of what is unknown, missing or malformed."""
         if section != DEFAULT:
-            self.inherited.update(keywords)
+            aliases = {alias: keyword for keyword in keywords.values() for alias in keyword.aliases}
+            by_name = {**aliases, **keywords}
+            self.inherited.update(by_name)
             for entry in self.file.entries(section):
-                self._check_key(entry, keywords)
+                self._check_key(entry, by_name)
         written = self.file.keywords
         return {
-            name: self._value(section, keyword) if keyword.required or name in written else keyword.default
+            name: self._value(section, keyword)
+            if keyword.required or name in written or not written.isdisjoint(keyword.aliases)
+            else keyword.default
             for name, keyword in keywords.items()
         }
 
@@ -364,15 +430,18 @@ class ServiceBuilder:
             self._refuse(entry.line, where, f"{keyword.name} cannot be scoped")
         elif entry.scope and entry.scope not in self.known_scopes:
             self._note(entry, f"'{entry.scope}' is no node of this service: never holds")
+        elif entry.keyword != keyword.name and self.file.own(
+            entry.section, entry.key.replace(entry.keyword, keyword.name, 1)
+        ):
+            self._refuse(
+                entry.line, where, f"is the same as {keyword.name}, which stands there too: keep one"
+            )
 
     def _check_default_keys(self) -> None:
         """A key of [DEFAULT] is its own keyword, one that some section here inherits, or known."""
         names = _ANY_BY_NAME
         for entry in self.file.entries(DEFAULT):
-            if entry.keyword == "scsireserv":
-                if entry.value.strip().lower() not in ("", "false", "no", "0", "off"):
-                    self._refuse(entry.line, f"{DEFAULT}.{entry.key}", "SCSI reservations are not available")
-            elif entry.keyword in WITHOUT_EFFECT:
+            if entry.keyword in WITHOUT_EFFECT:
                 self._note(entry, "accepted, without effect")
             elif entry.keyword in names:
                 self._check_key(entry, names)
@@ -381,16 +450,24 @@ class ServiceBuilder:
                 self._refuse(entry.line, f"{DEFAULT}.{entry.key}", "unknown keyword")
 
     def _value(self, section: str, keyword: Keyword) -> Any:
-        entry = self.file.lookup(section, keyword.name, self.scopes if keyword.scopable else ())
+        entry = self._entry(section, keyword)
         if entry is None or (keyword.required and not entry.value):
             if keyword.required:
                 line = entry.line if entry else self.file.section_lines[section]
-                what = f"{keyword.name} must be set in section {section}"
+                what = keyword.missing.format(section=section)
+                what = what or f"{keyword.name} must be set in section {section}"
                 self._refuse(line, f"{section}.{keyword.name}", what)
             return keyword.default
-        if entry.section != section and entry.section == DEFAULT and keyword in RESOURCE_KEYWORDS:
+        if entry.section != section and entry.section == DEFAULT and keyword in _SHARED:
             return self._convert(keyword, entry, quiet=True)  # complained of once, with [DEFAULT]
         return self._convert(keyword, entry)
+
+    def _entry(self, section: str, keyword: Keyword) -> Optional[Entry]:
+        """Return the entry that holds for a keyword under any of its names; the section's own first."""
+        scopes = self.scopes if keyword.scopable else ()
+        names = (keyword.name, *keyword.aliases)
+        entries = [entry for entry in (self.file.lookup(section, name, scopes) for name in names) if entry]
+        return min(entries, key=lambda entry: entry.section != section, default=None)
 
     def _convert(self, keyword: Keyword, entry: Entry, quiet: bool = False) -> Any:
         allowed = keyword.candidates

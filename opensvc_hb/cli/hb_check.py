@@ -50,5 +50,10 @@ def check_files(place: Root, node: str, with_machine: bool) -> Findings:
     links = len(files.links) if files else 0
     count = len(declared.services)
     services_text = "1 service" if count == 1 else f"{count} services"
+    if with_machine:
+        from opensvc_hb.agent.concerns import concerns_here
+        from opensvc_hb.agent.loader import Loader
+
+        notes.extend(concerns_here(Loader(place, node)))
     summary = f"{node}: {links} links and {services_text} with a heartbeat are in order"
     return Findings(tuple(errors), tuple(notes), summary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
+from opensvc_hb.core.watching import ALL_IS_WELL
 from opensvc_hb.daemon.journal import JournalRecord
 
 WIDTH = 80
@@ -150,6 +151,11 @@ def _below(node: str, service: Mapping[str, Any]) -> List[str]:
         when = f" at {frozen['when']}" if frozen["when"] else ""
         why = f": {frozen['why']}" if frozen["why"] else ""
         texts.append(f"frozen{who}{when}{why}")
+    texts += [
+        f"{resource['rid']} {resource['answer']}: {resource['rule']['id']} {resource['rule']['sentence']}"
+        for resource in service.get("monitored", ())
+        if resource["rule"]["id"] != ALL_IS_WELL
+    ]
     action = own.get("action")
     if action:
         texts.append(f"{action['verb']} action running for {duration_text(action['running_for_s'])}")

@@ -6,26 +6,37 @@ exit code is the sum over the services (C.1), 2 for an error of usage.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence
 
 from opensvc_hb import paths
 from opensvc_hb.agent.loader import Loader
-from opensvc_hb.agent.names import CalledAs, called_as, list_services, service_file
+from opensvc_hb.agent.names import CalledAs, called_as, list_services, make_heartbeat_command, service_file
 from opensvc_hb.agent.node_config import LATER_LOOK
+from opensvc_hb.agent.progress import TerminalProgress, columns_of, terminal_of, write_at_once
+from opensvc_hb.cli import configure, docker_passthrough, edit_config, service_log, sync_commands
 from opensvc_hb.cli.svcmgr_options import (
     ACTION_HELP,
     CommandLine,
     UsageError,
+    check_common,
     read_command_line,
     seconds_of,
     usage,
 )
 from opensvc_hb.errors import ConfigurationError, ConfigurationErrors, ExitCode, HbError
 
+if TYPE_CHECKING:
+    from opensvc_hb.agent.actions import Options
+    from opensvc_hb.cli.handover import Handover
+
 EXIT_MAX = 255
+KEYWORDS_ACTION = "print_config_keywords"
+"""Its last word may name a kind of section: `print config keywords fs`."""
 WITHOUT_SERVICE = ("print_status", "json_status", "status", "validate_config", "frozen")
 """Actions that change nothing: without -s they are for all services."""
 
@@ -63,22 +74,25 @@ def _main(line: CommandLine, shown: str, called: Optional[CalledAs], root: paths
 
         sys.stdout.write(f"{shown} version {__version__}\n")
         return int(ExitCode.DONE)
-    if not line.action:
-        raise UsageError("Missing action")
-    if line.action == "print_config_keywords":
-        return _print_keywords(Loader(root, paths.node_name()))
+    check_common(line)
+    if line.action.startswith(KEYWORDS_ACTION):
+        return _print_keywords(Loader(root, paths.node_name()), line)
     if line.action not in ACTION_HELP:
         raise UsageError("unsupported action")
-    if line.options.get("format", "json") != "json":
-        raise UsageError(f"invalid format: '{line.options['format']}' (have json)")
-    seconds_of(line.options.get("waitlock"), 0.0)
+    if line.action == sync_commands.PRINT_NODE:
+        return sync_commands.print_node(Loader(root, paths.node_name()), line)
     names = (called.svcname,) if called else line.items("service")
     if not names:
         if line.has("service") or line.action not in WITHOUT_SERVICE:
             raise UsageError("no service given: use -s SVC[,SVC]")
         names = tuple(list_services(root))
     cluster = line.has("cluster") or (called is not None and called.cluster)
-    run = _Command(Loader(root, paths.node_name()), line, cluster)
+    return act_on(Loader(root, paths.node_name()), line, cluster, names)
+
+
+def act_on(loader: Loader, line: CommandLine, cluster: bool, names: Sequence[str]) -> int:
+    """Do what a command line says on one service after another; returns the exit code."""
+    run = _Command(loader, line, cluster)
     return min(sum(run.on(name) for name in names) + run.finish(), EXIT_MAX)
 
 
@@ -86,6 +100,11 @@ class _Command:
     """One command line, run on service after service."""
 
     def __init__(self, loader: Loader, line: CommandLine, cluster: bool) -> None:
+        self.progress: Optional[TerminalProgress] = None
+        if terminal_of(sys.stderr, os.environ):
+            terminal = sys.stderr.fileno()
+            self.progress = TerminalProgress(write_at_once(terminal), columns_of(terminal))
+            loader = replace(loader, write_log=self.progress.log)
         self.loader = loader
         self.line = line
         self.cluster = cluster
@@ -99,7 +118,14 @@ class _Command:
             "freeze": self._freeze,
             "thaw": self._thaw,
             "frozen": self._frozen,
-            "get": self._get,
+            **configure.handlers(loader, line),
+            **docker_passthrough.handlers(loader, line),
+            **edit_config.handlers(loader, line),
+            **service_log.handlers(loader, line),
+            **sync_commands.handlers(loader, line, cluster, self.progress),
+            "switch": lambda svcname: self._handover().switch(svcname),
+            "resource_monitor": self._resource_monitor,
+            "freezestop": lambda svcname: self._handover().freezestop(svcname),
         }
 
     def on(self, svcname: str) -> int:
@@ -135,17 +161,35 @@ class _Command:
         if line is not None:
             wait_s = seconds_of(self.line.options.get("waitlock"), Options.wait_lock_s)
             foreign = ForeignService(self.loader.root, line, self.loader.log(svcname))
-            return min(foreign.act(self.line.action, self.cluster, wait_s), int(ExitCode.FAILED))
-        service = self.loader.service(svcname, self.cluster)
-        options = Options(
+            done = foreign.act(self.line.action, self.cluster, wait_s, self.line.has("dry-run"))
+            return min(done, int(ExitCode.FAILED))
+        service = self.loader.service(svcname, self.cluster, self.line.has("force"))
+        if service.of_group("hb") and not self.line.has("dry-run"):
+            make_heartbeat_command(self.loader.root, svcname)
+        return run_action(self.loader, service, self.line.action, self._options(), self.progress)
+
+    def _options(self) -> Options:
+        from opensvc_hb.agent.actions import Options
+
+        return Options(
             cluster=self.cluster,
             force=self.line.has("force"),
             dry_run=self.line.has("dry-run"),
             disable_rollback=self.line.has("disable-rollback"),
             rids=self.line.items("rid"),
+            tags=self.line.items("tags"),
             wait_lock_s=seconds_of(self.line.options.get("waitlock"), Options.wait_lock_s),
         )
-        return run_action(self.loader, service, self.line.action, options)
+
+    def _resource_monitor(self, svcname: str) -> int:
+        from opensvc_hb.agent.resource_monitor import ResourceMonitorCommand
+
+        return ResourceMonitorCommand(self.loader).run(svcname, self.line.has("dry-run"))
+
+    def _handover(self) -> Handover:
+        from opensvc_hb.cli.handover import Handover
+
+        return Handover(self.loader, self._options(), self.line.options.get("to"), self.progress)
 
     def _status(self, svcname: str) -> int:
         from opensvc_hb.agent.evaluate import evaluate
@@ -199,6 +243,8 @@ class _Command:
         from opensvc_hb.agent import frozen
 
         service_file(self.loader.root, svcname)
+        if self._says_only("freeze", svcname):
+            return int(ExitCode.DONE)
         frozen.freeze(self.loader.root, svcname)
         return int(ExitCode.DONE)
 
@@ -206,8 +252,16 @@ class _Command:
         from opensvc_hb.agent import frozen
 
         service_file(self.loader.root, svcname)
+        if self._says_only("thaw", svcname):
+            return int(ExitCode.DONE)
         frozen.thaw(self.loader.root, svcname)
         return int(ExitCode.DONE)
+
+    def _says_only(self, action: str, svcname: str) -> bool:
+        """With --dry-run say what would be done; tell whether that is all."""
+        if self.line.has("dry-run"):
+            self.loader.log(svcname).info(action)
+        return self.line.has("dry-run")
 
     def _frozen(self, svcname: str) -> int:
         from opensvc_hb.agent import frozen
@@ -215,64 +269,27 @@ class _Command:
         service_file(self.loader.root, svcname)
         return int(frozen.is_frozen(self.loader.root, svcname))
 
-    def _get(self, svcname: str) -> int:
-        """Source of the texts: C.11."""
-        parameter = self.line.options.get("param", "")
-        if not parameter:
-            return _say("no parameter. set --param")
-        section, dot, keyword = parameter.partition(".")
-        if not dot or not keyword:
-            return _say("malformed parameter. format as 'section.key'")
-        file = self.loader.file(svcname)
-        if section not in file.sections:
-            return _say(f"section '{section}' not found")
-        value = file.value(section, keyword.lower())
-        if value is None:
-            return _say(f"option '{keyword}' not found in section '{section}'")
-        sys.stdout.write(f"{value}\n")
-        return int(ExitCode.DONE)
 
+def _print_keywords(loader: Loader, line: CommandLine) -> int:
+    """Print every keyword, or those of the sections that a word names."""
+    import json
+    import shutil
 
-def _say(text: str) -> int:
-    sys.stderr.write(f"{text}\n")
-    return int(ExitCode.FAILED)
+    from opensvc_hb.cli import keywords_text
 
-
-def _print_keywords(loader: Loader) -> int:
-    """Print every keyword of every section, from the declarations that the reader follows."""
-    from opensvc_hb.agent.drivers import Missing
-    from opensvc_hb.agent.keywords import Keyword
-    from opensvc_hb.agent.sections import DEFAULT_KEYWORDS, RESOURCE_KEYWORDS, SUBSET_KEYWORDS
-
-    tables: List[Tuple[str, Sequence[Keyword]]] = [
-        ("[DEFAULT]", DEFAULT_KEYWORDS),
-        ("every resource", RESOURCE_KEYWORDS),
-        ("[subset#TYPE:NAME]", SUBSET_KEYWORDS),
-    ]
-    status = int(ExitCode.DONE)
-    for driver in loader.finder.all():
-        if isinstance(driver, Missing):
-            status = _say(driver.reason)
-        elif driver.sections:
-            heads = ", ".join(f"[{family}#N]" for family in driver.sections)
-            types = f" type = {' or '.join(driver.types)}" if driver.types else ""
-            tables.append((f"{heads}{types}", driver.keywords))
-    for head, keywords in tables:
-        sys.stdout.write(f"{head}\n")
-        for keyword in keywords:
-            marks = [
-                mark
-                for mark, there in (("required", keyword.required), ("scopable", keyword.scopable))
-                if there
-            ]
-            if keyword.default not in (None, "", (), False):
-                marks.append(f"default {keyword.default}")
-            if keyword.candidates:
-                marks.append(f"one of {' '.join(keyword.candidates)}")
-            note = f" ({', '.join(marks)})" if marks else ""
-            sys.stdout.write(f"    {keyword.name:<20} {keyword.text}{note}\n")
-        sys.stdout.write("\n")
-    return status
+    tables, problems = keywords_text.all_tables(loader.finder)
+    word = line.action[len(KEYWORDS_ACTION) :].strip("_")
+    wanted = keywords_text.chosen(tables, word)
+    if not wanted:
+        known = sorted({name for table in tables for name in table.names if "." not in name})
+        problems.append(f"no section '{word}' (have {', '.join(known)})")
+    if line.has("format"):
+        sys.stdout.write(json.dumps(keywords_text.keywords_document(wanted), indent=4) + "\n")
+    else:
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        sys.stdout.write(keywords_text.keywords_text(wanted, columns))
+    sys.stderr.write("".join(f"{problem}\n" for problem in problems))
+    return int(ExitCode.FAILED if problems else ExitCode.DONE)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,57 @@ class TakeoverPolicy(enum.Enum):
     ASK = "ask"
 
 
+class MonitorAction(enum.Enum):
+    """What becomes of a service of which a monitored resource is down and no restart helped."""
+
+    FREEZE_STOP = "freezestop"
+    """It stops here and stays frozen; another node may start it."""
+    SWITCH = "switch"
+    """It stops here and another node goes first; nothing is frozen."""
+    REBOOT = "reboot"
+    """This node is reset: all that it runs is taken over."""
+    CRASH = "crash"
+    """The same by a crash of the kernel, which may leave a dump."""
+    NONE = "none"
+    """Nothing but an alarm."""
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """A resource that is watched while its service runs here.
+
+    Args:
+        rid: the section's name.
+        restart_count_max: how often it is restarted before the monitor action.
+    """
+
+    rid: str
+    restart_count_max: int = 0
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """How the resources of a service are watched on this node.
+
+    Args:
+        resources: those that are watched, in the order in which they start; () watches nothing.
+        restart_window_s: a restart counts for so long.
+        moves_max: how often the service may change its node within `move_window_s` before the
+            monitor moves it no more; whoever moved it counts.
+        prepares: the service has a command to be run before the monitor action.
+    """
+
+    resources: Tuple[Monitored, ...] = ()
+    action: MonitorAction = MonitorAction.FREEZE_STOP
+    restart_window_s: float = 600.0
+    moves_max: int = 2
+    move_window_s: float = 3600.0
+    prepares: bool = False
+
+
+NOTHING_WATCHED = Monitoring()
+
+
 @dataclass(frozen=True)
 class Service:
     """A service under our care.
@@ -95,6 +146,7 @@ class Service:
         svcname: the agent's name of the service.
         nodes: the nodes that may run it, the primary first.
         start_limit_s, stop_limit_s: time limits of its actions, seconds.
+        monitoring: how its resources are watched here; each node has its own.
     """
 
     name: str
@@ -102,6 +154,7 @@ class Service:
     nodes: Tuple[str, ...]
     start_limit_s: float = 600.0
     stop_limit_s: float = 600.0
+    monitoring: Monitoring = NOTHING_WATCHED
 
     def role(self, node: str) -> Role:
         """Return the role of `node`, which must be one of `nodes`."""

@@ -13,7 +13,7 @@ from opensvc_hb.core import lease
 from opensvc_hb.core.events import DaemonStopping, StopKind
 from opensvc_hb.core.node_state import Instance, Liveness, Phase, Purpose
 from opensvc_hb.core.records import replace
-from opensvc_hb.core.states import ActionVerb, State
+from opensvc_hb.core.states import GIVES_WAY, ActionVerb, State
 from opensvc_hb.core.turn import Turn, change_state
 from opensvc_hb.errors import ExitCode
 
@@ -99,7 +99,7 @@ def _end_instances(turn: Turn) -> None:
 def _end(turn: Turn, instance: Instance) -> None:
     """Stop one instance; a start under way is cancelled first."""
     action = instance.action
-    if action is not None and action.verb is ActionVerb.START and instance.yielding is None:
+    if action is not None and action.verb in GIVES_WAY and instance.yielding is None:
         turn.effects.append(fx.CancelAction(instance.service, action.action_id))
         turn.put(replace(instance, yielding=Purpose.LEAVE))
         return

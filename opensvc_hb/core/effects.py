@@ -40,6 +40,7 @@ class RunAction:
     Args:
         begin_by: seconds of this node's clock after which it must not be begun any more, but be
             answered as `NOT_BEGUN`; None for no such moment.
+        rid: of a restart: the resource; attempt: which try it is, `1/2`, for the service's log.
     """
 
     service: str
@@ -48,6 +49,8 @@ class RunAction:
     verb: ActionVerb
     limit_s: float
     begin_by: Optional[float] = None
+    rid: str = ""
+    attempt: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,57 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class WatchServices:
+    """Have these services evaluated at the monitor's pace, all others at the ordinary one.
+
+    Args:
+        services: hb name and svcname of each that runs here and has monitored resources.
+    """
+
+    services: Tuple[Tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class LookAgain:
+    """Have a service evaluated next; its `ResourcesReported` follows."""
+
+    service: str
+    svcname: str
+
+
+@dataclass(frozen=True)
+class ResetNode:
+    """Reset this node, since a monitored resource of a service is down: nothing of it lives on.
+
+    Args:
+        crashes: by a crash of the kernel.
+        reason: one line, for the kernel's log.
+    """
+
+    service: str
+    crashes: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Exit:
     """Nothing more to say: the daemon may end."""
 
     reason: str
 
 
-Effect = Union[SendNow, AskLinks, ArmTimer, RunAction, CancelAction, Persist, Guard, Journal, Reply, Exit]
+Effect = Union[
+    SendNow,
+    AskLinks,
+    ArmTimer,
+    RunAction,
+    CancelAction,
+    Persist,
+    Guard,
+    Journal,
+    Reply,
+    WatchServices,
+    LookAgain,
+    ResetNode,
+    Exit,
+]

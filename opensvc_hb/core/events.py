@@ -8,7 +8,7 @@ from typing import Mapping, Optional, Tuple, Union
 
 from opensvc_hb.core.config import Config
 from opensvc_hb.core.messages import Beat
-from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
+from opensvc_hb.core.states import ActionVerb, Answer, Avail, State, Verb
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,35 @@ class PeerConfirmedDead:
 
 
 @dataclass(frozen=True)
+class ResourceReport:
+    """What the agent says of one resource; `detail` is its own message, one line, or ""."""
+
+    rid: str
+    answer: Answer
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class ResourcesReported:
-    """The background evaluation of a service ended: what the agent says of it here."""
+    """The background evaluation of a service ended: what the agent says of it here.
+
+    Args:
+        resources: the monitored ones; one that is missing could not be asked.
+        restarts_spent: whoever reports has restarted in vain what is down.
+    """
 
     service: str
     avail: Avail
+    resources: Tuple[ResourceReport, ...] = ()
+    restarts_spent: bool = False
+
+
+@dataclass(frozen=True)
+class NodeNotReset:
+    """`ResetNode` was not carried out; `why` is one line."""
+
+    service: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -292,6 +316,7 @@ Event = Union[
     CommandGiven,
     PeerConfirmedDead,
     ResourcesReported,
+    NodeNotReset,
     ConfigurationChanged,
     DaemonStarted,
     DaemonStopping,

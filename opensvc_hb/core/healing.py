@@ -15,7 +15,7 @@ from opensvc_hb.core.messages import Entry
 from opensvc_hb.core.node_state import Freeze, Instance, Liveness, Purpose
 from opensvc_hb.core.records import replace
 from opensvc_hb.core.rules import Order, Rule
-from opensvc_hb.core.states import ActionVerb, Avail, State
+from opensvc_hb.core.states import GIVES_WAY, ActionVerb, Avail, State
 from opensvc_hb.core.summary import resources_up
 from opensvc_hb.core.turn import Turn, change_state
 
@@ -61,11 +61,12 @@ def order(
 def yield_here(turn: Turn, instance: Instance, rule: Rule) -> None:
     """Stop this side: its start is cancelled first if it is still under way."""
     action = instance.action
-    if action is not None and action.verb is ActionVerb.START:
+    if action is not None and action.verb in GIVES_WAY:
         if instance.yielding is None:
             turn.effects.append(fx.CancelAction(instance.service, action.action_id))
             instance = turn.put(replace(instance, yielding=Purpose.HEAL))
-            turn.journal(instance.service, "alarm", "start cancelled", rule.sentence, rule.id)
+            text = f"{action.verb.value} cancelled"
+            turn.journal(instance.service, "alarm", text, rule.sentence, rule.id)
         return
     instance = turn.drop_announcement(instance)
     if instance.action is not None:

@@ -42,7 +42,7 @@ from opensvc_hb.core.node_state import (
 )
 from opensvc_hb.core.records import replace
 from opensvc_hb.core.rules import Guard, Lapse, Rule
-from opensvc_hb.core.states import ActionVerb, State, Verb
+from opensvc_hb.core.states import GIVES_WAY, ActionVerb, State, Verb
 from opensvc_hb.core.summary import needs_lease, rivals, summary_of
 from opensvc_hb.core.turn import Turn, change_state, lease_evidence, sent_at
 from opensvc_hb.errors import ExitCode
@@ -277,7 +277,7 @@ def excuse(turn: Turn) -> None:
 def end_here(turn: Turn, instance: Instance, rule: Rule) -> None:
     """Stop an instance whose leave has run out; a start under way is cancelled first."""
     action = instance.action
-    if action is not None and action.verb is ActionVerb.START:
+    if action is not None and action.verb in GIVES_WAY:
         if instance.yielding is not Purpose.LEASE:
             if instance.yielding is None:
                 turn.effects.append(fx.CancelAction(instance.service, action.action_id))
@@ -285,7 +285,7 @@ def end_here(turn: Turn, instance: Instance, rule: Rule) -> None:
             turn.journal(
                 instance.service,
                 "alarm",
-                "start cancelled",
+                f"{action.verb.value} cancelled",
                 rule.sentence,
                 rule.id,
                 lease_evidence(turn.state, turn.now),

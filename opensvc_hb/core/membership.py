@@ -19,6 +19,7 @@ from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import RUNNING, State
 from opensvc_hb.core.summary import summary_of
 from opensvc_hb.core.turn import Turn, age_text, sent_at
+from opensvc_hb.core.watching import moved_there
 
 PERMISSION_SHARE = 0.6
 """A permission is void at this share of the timeout, counted from our own beat's sending."""
@@ -163,6 +164,9 @@ def _note_changes(turn: Turn, peer: Peer, table: Dict[str, Entry]) -> None:
             continue
         seen = max(entry.epoch, entry.highest_epoch)
         if seen > instance.highest_epoch:
+            ran_here = 0 < instance.epoch == instance.highest_epoch
+            if ran_here and entry.epoch == seen and turn.config.services[name].monitoring.resources:
+                instance = replace(instance, watching=moved_there(instance.watching, turn.now))
             turn.put(replace(instance, highest_epoch=seen))
             turn.persist()
         if before is None or before.state is not entry.state:

@@ -19,6 +19,7 @@ from opensvc_hb.core.records import replace
 from opensvc_hb.core.rules import CLAIM_REFUSED, Guard, Order, Rule, Situation, Verdict, decide, strictest
 from opensvc_hb.core.states import ActionVerb, Role, State
 from opensvc_hb.core.turn import Turn, change_state, decision_inputs
+from opensvc_hb.core.watching import moved_here
 
 _BEGINS = (Verdict.START, Verdict.OFFER, Verdict.CLAIM)
 _SILENT = (Liveness.UNKNOWN, Liveness.WAITING)
@@ -180,6 +181,8 @@ def start(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
     (a guard) has been asked by then, as the table says.
     """
     service = turn.config.services[instance.service]
+    if service.monitoring.resources and instance.highest_epoch > instance.epoch:
+        instance = replace(instance, watching=moved_here(instance.watching, turn.now))
     epoch = max(instance.epoch, instance.highest_epoch) + 1
     instance = replace(instance, epoch=epoch, highest_epoch=epoch)
     instance = change_state(turn, instance, State.STARTING, reason, rule)

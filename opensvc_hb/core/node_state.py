@@ -14,6 +14,7 @@ from opensvc_hb.core.events import CommandGiven, LegacyBeat, SlotView, StopKind,
 from opensvc_hb.core.guardian import Order
 from opensvc_hb.core.messages import Entry
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
+from opensvc_hb.core.watching import NOTHING_KNOWN, Watching
 
 if TYPE_CHECKING:
     from opensvc_hb.core.summary import Summary  # made of these records
@@ -59,7 +60,9 @@ class Purpose(enum.Enum):
     """Are the resources down, as the operator says?"""
     ANNOUNCE = "announce"
     HAND_OVER = "hand over"
-    """An operator switches it to another node."""
+    """An operator, or the resource monitor, switches it to another node."""
+    MONITOR = "monitor"
+    """A monitored resource is down here."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +101,16 @@ class Instance:
             acknowledged it: it is maintenance, and needs no lease.
         called: an operator asked for this takeover (`takeover = ask`).
         yielding: why a start under way was cancelled: its end is a stop for that purpose.
+        interrupted: a restart of a resource was cancelled for an operator's command, which waits.
         stop_next: an operator cancelled the start under way: what it began is stopped, then this.
         contested: another node ran it too, or was unheard: announce addresses once settled.
         doubtful: FROZEN_STOP by its record, but the agent could not tell whether it runs here:
             announced as UNKNOWN, which permits nothing.
-        handing_until: switched away by an operator: the peer goes first until then; None if not.
+        handing_until: switched away: the peer goes first until then; None if not.
         paused_until: a start that was allowed could not be begun here: tried again then; None if not.
         held_by: id of the rule last found to hold it; kept so that the journal tells changes only.
         detail: what the last action said, for people.
+        watching: what is known of its monitored resources.
     """
 
     service: str
@@ -125,6 +130,7 @@ class Instance:
     action: Optional[RunningAction] = None
     waiting: Tuple[Waiting, ...] = ()
     yielding: Optional[Purpose] = None
+    interrupted: bool = False
     stop_next: Optional[State] = None
     contested: bool = False
     doubtful: bool = False
@@ -132,6 +138,7 @@ class Instance:
     paused_until: Optional[float] = None
     held_by: str = ""
     detail: str = ""
+    watching: Watching = NOTHING_KNOWN
 
 
 class Liveness(enum.Enum):
@@ -360,6 +367,7 @@ class NodeState:
             same, when it was not for the first time: another machine speaks in our name.
         summary: derived from the rest, kept since most turns change no instance.
         lease: ours; guarded: the last order to the guardian, kept to tell changes only.
+        watched: the services whose resources are watched, kept to tell changes only.
         longer_from: T was made longer (by a reload), and our beats tell so from this sequence on; those
             before it told at least shorter_timeout_s.
         farewell: the sequence whose acknowledgement lets the daemon exit.
@@ -393,6 +401,7 @@ class NodeState:
     shorter_timeout_s: float = 0.0
     summary: Optional[Summary] = field(default=None, compare=False, repr=False)
     guarded: Optional[Order] = None
+    watched: Tuple[Tuple[str, str], ...] = ()
     farewell: Optional[int] = None
     farewell_command: Optional[int] = None
 

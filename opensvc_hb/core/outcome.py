@@ -14,12 +14,16 @@ from opensvc_hb.core.events import ActionFinished, Outcome, ResourcesReported
 from opensvc_hb.core.handover import hand_over
 from opensvc_hb.core.healing import after_yielding, note_resources, stop_to_heal
 from opensvc_hb.core.lease import stop_to_end
+from opensvc_hb.core.monitoring import attempt_ended, reported
 from opensvc_hb.core.node_state import Freeze, Instance, Purpose, RunningAction
 from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import ActionVerb, Avail, State
 from opensvc_hb.core.summary import summary_of
 from opensvc_hb.core.turn import Turn, change_state
 from opensvc_hb.errors import ExitCode
+
+_LEAVE_ALONE = frozenset({ActionVerb.VERIFY, ActionVerb.ANNOUNCE, ActionVerb.PREPARE})
+"""Actions that touch no resource: what is seen meanwhile of one is true."""
 
 QUESTION_GRACE_S = 20.0
 """From the time limit of a verify to the moment when nobody waits for its end any more."""
@@ -32,9 +36,9 @@ def action_finished(turn: Turn, event: ActionFinished) -> None:
         return
     action = instance.action
     took = turn.now - action.since
-    instance = turn.put(replace(instance, action=None, detail=event.detail))
+    instance = turn.put(replace(instance, action=None, interrupted=False, detail=event.detail))
     instance = note_resources(turn, instance, event.avail)
-    if action.verb in (ActionVerb.START, ActionVerb.STOP):
+    if action.verb not in (ActionVerb.VERIFY, ActionVerb.ANNOUNCE):
         turn.journal(
             event.service,
             "action",
@@ -44,6 +48,9 @@ def action_finished(turn: Turn, event: ActionFinished) -> None:
         )
     if action.verb is ActionVerb.START:
         _start_ended(turn, instance, event)
+    elif action.purpose is Purpose.MONITOR and action.verb is not ActionVerb.STOP:
+        if not _gives_way(turn, instance, f"the {action.verb.value} was cancelled; the service stops"):
+            attempt_ended(turn, instance, event)
     elif action.verb is ActionVerb.STOP:
         _stop_ended(turn, instance, action, event)
     elif action.purpose is Purpose.ADOPT:
@@ -86,17 +93,26 @@ def resources_reported(turn: Turn, event: ResourcesReported) -> None:
         instance = note_resources(turn, instance, event.avail)
         if before is not instance.resources and instance.state is State.STARTED:
             turn.journal(event.service, "resources", f"{before.value} -> {instance.resources.value}")
+        reported(turn, instance, event)
+    elif instance is not None and instance.action is not None and instance.action.verb in _LEAVE_ALONE:
+        reported(turn, instance, event)
+
+
+def _gives_way(turn: Turn, instance: Instance, reason: str) -> bool:
+    """Begin the stop for which an action was cancelled; tell whether there is one."""
+    if instance.yielding is None:
+        return False
+    if turn.going:
+        stop_to_leave(turn, instance, reason)
+    elif instance.yielding is Purpose.LEASE:
+        stop_to_end(turn, instance, reason, "L1")
+    else:
+        stop_to_heal(turn, instance, reason, "H1")
+    return True
 
 
 def _start_ended(turn: Turn, instance: Instance, event: ActionFinished) -> None:
-    if instance.yielding is not None:
-        reason = "the start was cancelled; what it began is stopped"
-        if turn.going:
-            stop_to_leave(turn, instance, reason)
-        elif instance.yielding is Purpose.LEASE:
-            stop_to_end(turn, instance, reason, "L1")
-        else:
-            stop_to_heal(turn, instance, reason, "H1")
+    if _gives_way(turn, instance, "the start was cancelled; what it began is stopped"):
         return
     if instance.stop_next is not None:
         then, limit_s = instance.stop_next, turn.config.services[instance.service].stop_limit_s

@@ -295,7 +295,7 @@ RULES: Tuple[Rule, ...] = (
     Rule(
         "W1",
         Verdict.HOLD,
-        "an operator switched it away: the peer goes first",
+        "it was switched away: the peer goes first",
         own=_IDLE,
         liveness=_HEARD,
         peer=PERMISSIVE | _OFFERING | _RUNS,

@@ -72,6 +72,23 @@ class ActionVerb(enum.Enum):
     """Tell whether the service's resources are up here; changes nothing."""
     ANNOUNCE = "announce"
     """Announce the service's addresses again (gratuitous ARP)."""
+    RESTART = "restart"
+    """Start one resource of a running service again."""
+    PREPARE = "prepare"
+    """Run the command that the service wants run before its monitor action."""
+
+
+GIVES_WAY = frozenset({ActionVerb.START, ActionVerb.RESTART, ActionVerb.PREPARE})
+"""Actions that are cancelled when the service is to end; its stop begins when they have ended."""
+
+
+class Answer(enum.Enum):
+    """What the agent says of one monitored resource on this node."""
+
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+    """The probe hangs, fails or cannot tell: that never moves a service."""
 
 
 class Avail(enum.Enum):

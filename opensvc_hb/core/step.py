@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Dict, Iterable, List, Tuple
 
-from opensvc_hb.core import departure, handover, lease, legacy, membership, negotiation, operator, outcome
+from opensvc_hb.core import (
+    departure,
+    handover,
+    lease,
+    legacy,
+    membership,
+    monitoring,
+    negotiation,
+    operator,
+    outcome,
+)
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.adoption import add_service, begin, forget_guarded, verified
 from opensvc_hb.core.config import Config
@@ -25,6 +35,7 @@ from opensvc_hb.core.events import (
     LegacyBeat,
     LinkDrained,
     LinkFailed,
+    NodeNotReset,
     PeerConfirmedDead,
     ResourcesReported,
     SlotWritten,
@@ -33,7 +44,7 @@ from opensvc_hb.core.events import (
 )
 from opensvc_hb.core.node_state import Instance, NodeState, Peer, Phase
 from opensvc_hb.core.records import replace
-from opensvc_hb.core.states import RUNNING, State
+from opensvc_hb.core.states import RUNNING, ActionVerb, State
 from opensvc_hb.core.summary import summary_of
 from opensvc_hb.core.turn import UNDECIDED_PHASES, Turn
 from opensvc_hb.errors import ExitCode
@@ -69,7 +80,7 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
         lease.progress(turn)
         _look_at_the_lapsed(turn)
     summary = summary_of(negotiation.seen(turn))
-    turn.dirty.update(summary.handing, summary.paused)
+    turn.dirty.update(summary.handing, summary.paused, summary.pausing)
     legacy.look_again(turn)
     if turn.state.phase not in UNDECIDED_PHASES:
         membership.confirm(turn)
@@ -80,6 +91,7 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
         turn.send()
     after, effects = turn.close()
     after, effects = _guarded(after, effects, now)
+    after = _watched(after, effects)
     effects.append(fx.ArmTimer(_wake_at(after, turn.peers)))
     return after, tuple(effects)
 
@@ -109,6 +121,15 @@ def _guarded(state: NodeState, effects: List[fx.Effect], now: float) -> Tuple[No
     return replace(state, guarded=order), [*effects[:at], guard, *effects[at:]]
 
 
+def _watched(state: NodeState, effects: List[fx.Effect]) -> NodeState:
+    """Tell whose resources are watched, where that changed."""
+    watched = summary_of(state).watched
+    if watched == state.watched:
+        return state
+    effects.append(fx.WatchServices(watched))
+    return replace(state, watched=watched)
+
+
 def _settle(turn: Turn) -> None:
     """Look at every service that may be concerned until none changes any more."""
     rounds = 0
@@ -120,6 +141,7 @@ def _settle(turn: Turn) -> None:
             if name in turn.instances:
                 handover.progress(turn, name)
                 negotiation.act(turn, name)
+                monitoring.progress(turn, name)
 
 
 def _wake_at(state: NodeState, peers: Dict[str, Peer]) -> float:
@@ -139,6 +161,8 @@ def _wake_at(state: NodeState, peers: Dict[str, Peer]) -> float:
     times.extend(until for until in handing if until is not None)
     paused = (state.instances[name].paused_until for name in summary_of(state).paused)
     times.extend(until for until in paused if until is not None and until > state.last_at)
+    pausing = (state.instances[name].watching.paused_until for name in summary_of(state).pausing)
+    times.extend(until for until in pausing if until is not None and until > state.last_at)
     return min(times)
 
 
@@ -163,6 +187,8 @@ def _route(turn: Turn, event: Event) -> None:
         outcome.action_finished(turn, event)
     elif isinstance(event, ResourcesReported):
         outcome.resources_reported(turn, event)
+    elif isinstance(event, NodeNotReset):
+        turn.journal(event.service, "alarm", event.why, "the resource monitor asked for it")
     elif isinstance(event, CommandGiven):
         turn.update(held=(*turn.state.held, event))  # `_release` follows in this very turn
     elif isinstance(event, PeerConfirmedDead):
@@ -184,9 +210,22 @@ def _release(turn: Turn) -> None:
     for event in turn.state.held:
         instance = turn.instances.get(event.service)
         is_ready = instance is None or (instance.verified and _lease_is_known(turn, instance))
+        if instance is not None and _gives_way(turn, instance):
+            is_ready = False
         if turn.state.phase not in UNDECIDED_PHASES and is_ready:
             turn.update(held=tuple(e for e in turn.state.held if e is not event))
             operator.command(turn, event)
+
+
+def _gives_way(turn: Turn, instance: Instance) -> bool:
+    """Tell whether a restart of a resource is under way, which the operator's command ends first."""
+    action = instance.action
+    if action is None or action.verb not in (ActionVerb.RESTART, ActionVerb.PREPARE):
+        return False
+    if not instance.interrupted:
+        turn.effects.append(fx.CancelAction(instance.service, action.action_id))
+        turn.put(replace(instance, interrupted=True))
+    return True
 
 
 def _lease_is_known(turn: Turn, instance: Instance) -> bool:

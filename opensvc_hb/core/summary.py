@@ -30,7 +30,7 @@ class Part:
         entry, line: its entry in the table, and its line in the table's digest; None before the agent
             was asked about it.
         record: what the store keeps of it.
-        guarded: hb name and svcname when it needs this node's lease.
+        guarded: hb name and svcname when it needs this node's lease; watched: when its resources are.
     """
 
     instance: Instance
@@ -38,6 +38,7 @@ class Part:
     line: bytes
     record: StoredInstance
     guarded: Optional[Tuple[str, str]]
+    watched: Optional[Tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Summary:
         guarded: the instances that need this node's lease, by name: hb name and svcname; ending: those
             that are being ended.
         acting: those with an action under way; offering: with an offer out; handing: switched away;
-            paused: whose start could not be begun.
+            paused: whose start could not be begun; pausing: whose next restart of a resource waits.
+        watched: those that run here and have monitored resources: hb name and svcname.
         idle: those that a decision may start.
         unexcused: those frozen started that a peer has not acknowledged.
     """
@@ -68,6 +70,8 @@ class Summary:
     offering: Tuple[str, ...]
     handing: Tuple[str, ...]
     paused: Tuple[str, ...]
+    pausing: Tuple[str, ...]
+    watched: Tuple[Tuple[str, str], ...]
     idle: Tuple[str, ...]
     unexcused: Tuple[str, ...]
 
@@ -134,6 +138,8 @@ def _summarise(state: NodeState, confirmed: bool, before: Optional[Summary]) -> 
         offering=tuple([name for name in parts if instances[name].offer is not None]),
         handing=tuple([name for name in parts if instances[name].handing_until is not None]),
         paused=tuple([name for name in parts if instances[name].paused_until is not None]),
+        pausing=tuple([name for name in parts if instances[name].watching.paused_until is not None]),
+        watched=tuple([part.watched for part in parts.values() if part.watched is not None]),
         idle=tuple([name for name in parts if instances[name].state in IDLE]),
         unexcused=tuple([name for name in parts if _is_unexcused(instances[name])]),
     )
@@ -167,11 +173,13 @@ def _is_unexcused(instance: Instance) -> bool:
 
 def _part(state: NodeState, instance: Instance, confirmed: bool) -> Part:
     entry = _entry(instance, confirmed) if instance.verified else None
-    guarded = None
-    if needs_lease(state, instance):
-        guarded = (instance.service, state.config.services[instance.service].svcname)
+    service = state.config.services.get(instance.service)
+    names = (instance.service, service.svcname if service is not None else "")
+    guarded = names if needs_lease(state, instance) else None
+    runs = instance.state is State.STARTED and instance.verified
+    watched = names if runs and service is not None and service.monitoring.resources else None
     line = b"" if entry is None else digest_line(entry).encode()
-    return Part(instance, entry, line, _record(instance), guarded)
+    return Part(instance, entry, line, _record(instance), guarded, watched)
 
 
 def _entry(instance: Instance, confirmed: bool) -> Entry:

@@ -137,12 +137,15 @@ class Turn:
         then: State,
         limit_s: float,
         begin_by: Optional[float] = None,
+        rid: str = "",
+        attempt: str = "",
     ) -> Instance:
         """Ask for an action; its service must have none under way."""
         assert instance.action is None, f"{instance.service} already has an action"
         action_id = self.new_id()
         svcname = self.config.services[instance.service].svcname
-        self.effects.append(fx.RunAction(instance.service, svcname, action_id, verb, limit_s, begin_by))
+        name = instance.service
+        self.effects.append(fx.RunAction(name, svcname, action_id, verb, limit_s, begin_by, rid, attempt))
         return self.put(replace(instance, action=RunningAction(action_id, verb, purpose, then, self.now)))
 
     def drop_announcement(self, instance: Instance) -> Instance:

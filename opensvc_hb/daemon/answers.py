@@ -15,9 +15,16 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from opensvc_hb.core.config import Service
 from opensvc_hb.core.effects import Reply
-from opensvc_hb.core.events import CommandGiven, DaemonStopping, PeerConfirmedDead, StopKind
+from opensvc_hb.core.events import (
+    CommandGiven,
+    DaemonStopping,
+    PeerConfirmedDead,
+    ResourceReport,
+    ResourcesReported,
+    StopKind,
+)
 from opensvc_hb.core.node_state import NodeState
-from opensvc_hb.core.states import Verb
+from opensvc_hb.core.states import Answer, Avail, Verb
 from opensvc_hb.daemon.configuration import Loaded
 from opensvc_hb.daemon.control_connection import PeerCredentials, refusal
 from opensvc_hb.daemon.inbox import Asked, Inbox
@@ -132,6 +139,32 @@ class Answers:
             )
             self._inbox.put(Asked(event, collector.add))
 
+    def _monitor(self, request: Mapping[str, object], peer: PeerCredentials, reply: ReplyTo) -> None:
+        """`{"request": "monitor", "service": S, "avail": A, "resources": [[rid, answer, detail] ..]}`.
+
+        The resources that are down have been restarted in vain by whoever asks.
+        """
+        state = self._sources.state()
+        if state is None:
+            reply(refusal(ExitCode.TIMED_OUT, "the daemon is starting"))
+            return
+        name = hb_name(state.config.services, str(request.get("service", "")))
+        if name is None:
+            reply(refusal(ExitCode.NOT_RUNNING, f"{request.get('service')}: no such service here"))
+            return
+        told = request.get("resources")
+        try:
+            avail = Avail(str(request.get("avail")))
+            reports = tuple(
+                ResourceReport(str(rid), Answer(answer), str(detail))
+                for rid, answer, detail in (told if isinstance(told, list) else ())
+            )
+        except (ValueError, TypeError) as error:
+            reply(refusal(ExitCode.USAGE, f"not a report on monitored resources: {error}"))
+            return
+        self._inbox.put(ResourcesReported(name, avail, reports, restarts_spent=True))
+        reply({"version": VERSION, "ok": True})
+
     def _confirm_dead(self, request: Mapping[str, object], peer: PeerCredentials, reply: ReplyTo) -> None:
         collector = _Collector(1, reply)
         event = PeerConfirmedDead(
@@ -205,6 +238,7 @@ _QUESTIONS: Mapping[str, Callable[[Answers, NodeState, Mapping[str, object]], Di
 
 _ORDERS: Mapping[str, Callable[[Answers, Mapping[str, object], PeerCredentials, ReplyTo], None]] = {
     "command": Answers._command,
+    "monitor": Answers._monitor,
     "confirm-dead": Answers._confirm_dead,
     "leave": Answers._leave,
     "reload": Answers._reload,

@@ -13,7 +13,7 @@ import logging
 from typing import Callable, Dict, Iterable, List, Optional, Protocol
 
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core.events import ActionFinished, Event, Outcome, Stored
+from opensvc_hb.core.events import ActionFinished, Event, NodeNotReset, Outcome, Stored
 from opensvc_hb.core.messages import Beat, repeated
 from opensvc_hb.core.states import ActionVerb, Avail
 from opensvc_hb.daemon.journal import JournalThread
@@ -52,6 +52,9 @@ class Guarding(Protocol):
 class Performer:
     """Does what core asks for.
 
+    Args:
+        reset: resets this node, given why and whether by a crash; returns why not, or how, in a line.
+
     Attributes:
         timer_at: when the next `Ticked` is due, seconds of the daemon's clock.
         exit_reason: set once the daemon may end.
@@ -68,6 +71,7 @@ class Performer:
         inbox: Sink,
         clock: Callable[[], float] = boottime,
         guardian: Optional[Guarding] = None,
+        reset: Callable[[str, bool], str] = lambda _why, _crashes: "the node is not reset: it cannot be",
     ) -> None:
         self.links = links
         self.timer_at = 0.0
@@ -80,6 +84,7 @@ class Performer:
         self._inbox = inbox
         self._clock = clock
         self._guardian = guardian
+        self._reset = reset
         self._unstored: Optional[Stored] = None
         self._announced: Optional[Beat] = None
         self._replies: Dict[int, Callable[[fx.Reply], None]] = {}
@@ -134,6 +139,13 @@ class Performer:
             reply = self._replies.pop(effect.command_id, None)
             if reply is not None:
                 reply(effect)
+        elif isinstance(effect, fx.WatchServices):
+            self._statuses.watch(svcname for _name, svcname in effect.services)
+        elif isinstance(effect, fx.LookAgain):
+            self._statuses.look_again(effect.svcname)
+        elif isinstance(effect, fx.ResetNode):
+            log.critical("%s", effect.reason)
+            self._inbox.put(NodeNotReset(effect.service, self._reset(effect.reason, effect.crashes)))
         else:
             if self._guardian is not None:
                 self._guardian.settle()
@@ -177,7 +189,7 @@ class Performer:
             detail = "not begun: storing its state took longer than the other node's leave to start lasts"
             self._answer_unbegun(action, Outcome.NOT_BEGUN, detail)
             return
-        if action.verb in (ActionVerb.START, ActionVerb.STOP):
+        if action.verb in (ActionVerb.START, ActionVerb.STOP, ActionVerb.RESTART):
             self._svcnames[action.service] = action.svcname
             self._statuses.action_began(action.svcname)
         self._runner.run(action)

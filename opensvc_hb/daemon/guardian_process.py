@@ -91,7 +91,7 @@ def _parts(root: Root, log: Log, selector: selectors.BaseSelector) -> Parts:
         return Stops(root.top, selector, ended, boottime)
 
     return Parts(
-        processes=ServiceProcesses(str(root.top), str(root.var / "lock"), has_scopes),
+        processes=ServiceProcesses(str(root.top), str(root.var / "lock"), has_scopes, runtime=str(root.run)),
         holdings=NodeHoldings(),
         resetter=Resetter(under_root, Machine()),
         log=log,

@@ -6,11 +6,13 @@ A process is a service's when one of these says so; each finds some that the oth
 - it, or its session's leader, holds the lock of the service: an action under way;
 - systemd has it in a scope of an action of the service: also one that wrote its title over its
   environment, as some servers do;
-- its parent is one of these: what runs in a container has an environment of its own.
+- its parent is one of these: what runs in a container has an environment of its own;
+- its control group has the id of a container that the agent started for the service: also one
+  whose watcher was killed, and one that the system's docker daemon runs for us.
 
-Only /proc is read, never a file that could hang. Never a process of ours: process 1, this one,
-the daemon, and what they started for themselves; descent stops at them. What only a stop action
-runs is told apart (`Member.stops`).
+Only /proc is read, and names of files in /run, never a file that could hang. Never a process of
+ours: process 1, this one, the daemon, and what they started for themselves; descent stops at them.
+What only a stop action runs is told apart (`Member.stops`).
 
 Ending: all are stopped by SIGSTOP first, looked for again until there is no new one, and killed
 then, so that nothing forks away. Each signal goes through a pidfd to the process that was found.
@@ -28,10 +30,19 @@ from pathlib import Path
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
 
 from opensvc_hb.daemon.sessions import Process, Processes, list_processes, look_at, signal_process
-from opensvc_hb.held import ACTION_MARK, ROOT_MARK, SERVICE_MARK, STOP_ACTION, scope_part
+from opensvc_hb.held import (
+    ACTION_MARK,
+    ROOT_MARK,
+    SERVICE_MARK,
+    STOP_ACTION,
+    container_notes,
+    scope_part,
+)
 
 ROUNDS_MAX = 4
 """Looks for what was forked meanwhile, before the kill."""
+_CONTAINER = re.compile(r"[0-9a-f]{64}")
+"""How an engine's control groups name a container, whoever manages them."""
 _SCOPE = re.compile(r"/opensvc-(.+)-\d+\.scope(?:/|$)", re.MULTILINE)
 
 
@@ -64,6 +75,7 @@ class ServiceProcesses:
         has_scopes: systemd runs this node, and this is its only root.
         list_all: lists every process.
         send: sends a signal to one process.
+        runtime: where the agent notes the containers that it started, "" for nowhere.
     """
 
     def __init__(
@@ -73,10 +85,12 @@ class ServiceProcesses:
         has_scopes: bool,
         list_all: Callable[[], Processes] = list_processes,
         send: Callable[[Process, int], None] = signal_process,
+        runtime: str = "",
     ) -> None:
         self._root_line = f"{ROOT_MARK}={top}".encode()
         self._locks = lock_directory.rstrip("/") + "/"
         self._has_scopes = has_scopes
+        self._runtime = runtime
         self._list_all = list_all
         self._send = send
         self._spared: Optional[Process] = None
@@ -95,8 +109,9 @@ class ServiceProcesses:
             spared.add(daemon.pid)
         found: Dict[int, Member] = {}
         holders = self._lock_holders(processes)
+        containers = self._containers(svcnames)
         for pid, process in processes.items():
-            mark = None if pid in spared else self._mark(process, holders.get(pid), svcnames)
+            mark = None if pid in spared else self._mark(process, holders.get(pid), svcnames, containers)
             if mark is not None:
                 found[pid] = Member(process, *mark)
         _add_descendants(found, processes, spared)
@@ -134,7 +149,7 @@ class ServiceProcesses:
     # -- marks ------------------------------------------------------------------------------------
 
     def _mark(
-        self, process: Process, lock: Optional[str], svcnames: FrozenSet[str]
+        self, process: Process, lock: Optional[str], svcnames: FrozenSet[str], containers: Mapping[str, str]
     ) -> Optional[Tuple[str, bool]]:
         """Return the service of a process, and whether it only stops it; None when nothing tells.
 
@@ -148,11 +163,21 @@ class ServiceProcesses:
                 return svcname, values.get(ACTION_MARK.encode()) == STOP_ACTION.encode()
         if lock is not None:
             return lock, process.name.startswith(f"{STOP_ACTION}:")
-        if self._has_scopes:
-            scope = _SCOPE.search(_read(f"/proc/{process.pid}/cgroup").decode(errors="replace"))
-            if scope is not None:
-                return next((name for name in svcnames if scope_part(name) == scope.group(1)), "?"), False
-        return None
+        if not self._has_scopes and not containers:
+            return None
+        group = _read(f"/proc/{process.pid}/cgroup").decode(errors="replace")
+        scope = _SCOPE.search(group) if self._has_scopes else None
+        if scope is not None:
+            return next((name for name in svcnames if scope_part(name) == scope.group(1)), "?"), False
+        svcname = service_of_group(group, containers)
+        return (svcname, False) if svcname else None
+
+    def _containers(self, svcnames: FrozenSet[str]) -> Dict[str, str]:
+        """Return the containers that were started for these services: svcname by id."""
+        found: Dict[str, str] = {}
+        for svcname in svcnames if self._runtime else ():
+            found.update(dict.fromkeys(_names_in(str(container_notes(self._runtime, svcname))), svcname))
+        return found
 
     def _lock_holders(self, processes: Processes) -> Dict[int, str]:
         """Return the processes that hold a lock of a service, by number.
@@ -180,6 +205,16 @@ class ServiceProcesses:
                 file = target[len(self._locks) :]
                 return file[1 : -len(".begun")] if file.startswith(".") and file.endswith(".begun") else file
         return ""
+
+
+def service_of_group(group: str, containers: Mapping[str, str]) -> str:
+    """Return the service whose container a process runs in, "" for none.
+
+    Args:
+        group: the process's cgroup file; a container's id stands in its paths.
+        containers: svcname by container's id.
+    """
+    return next((containers[found] for found in _CONTAINER.findall(group) if found in containers), "")
 
 
 def flock_takers(text: str) -> FrozenSet[int]:

@@ -17,7 +17,7 @@ can prove that it would hit this very node and nothing else:
 Whether it is time is not decided here. Every way out of this process is a function of `Machine`,
 so that no test comes near a machine's own.
 
-Runs in: the guardian process.
+Runs in: the guardian process; for the resource monitor, which opens no watchdog, in the monitor thread.
 """
 
 from __future__ import annotations
@@ -182,11 +182,12 @@ class Resetter:
 
     # -- the deed -----------------------------------------------------------------------------------
 
-    def reset(self, why: str) -> str:
+    def reset(self, why: str, crashes: bool = False) -> str:
         """Reset the node; return what was done, or why not, for people.
 
         Args:
             why: one line for the kernel's log, which may be all that is left.
+            crashes: by a crash of the kernel, where that can be chosen: it may leave a dump.
         """
         if self._kind is ResetKind.NONE or (self._kind is ResetKind.AUTO and self._under_root):
             return "the node is not reset: reset = none"
@@ -199,7 +200,7 @@ class Resetter:
         if self._descriptor is not None:
             words.append(self._by_watchdog())
         if self._kind is not ResetKind.WATCHDOG:
-            words.append(self._by_sysrq(why))
+            words.append(self._by_sysrq(why, b"c" if crashes else b"b"))
         return "; ".join(words) or f"the node is not reset: the watchdog {self._device} is not open"
 
     def _by_watchdog(self) -> str:
@@ -209,11 +210,11 @@ class Resetter:
             self._machine.set_watchdog_timeout(self._descriptor, 1)
         return f"the node is reset: the watchdog {self._device} is not fed any more"
 
-    def _by_sysrq(self, why: str) -> str:
+    def _by_sysrq(self, why: str, command: bytes) -> str:
         with contextlib.suppress(OSError):  # the kernel's log is for people, the reset is not
             self._machine.write("/dev/kmsg", f"<2>opensvc-hb: {why}\n".encode())
         try:
-            self._machine.write("/proc/sysrq-trigger", b"b")
+            self._machine.write("/proc/sysrq-trigger", command)
         except OSError as error:
             return f"the node is not reset: sysrq: {error.strerror or error}"
         return "the node is reset by sysrq"

@@ -17,7 +17,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Callable, Mapping, Optional, Tuple
 
 import opensvc_hb
 from opensvc_hb.core.config import Config
@@ -25,6 +25,7 @@ from opensvc_hb.core.events import (
     DaemonStarted,
     DaemonStopping,
     GuardianActed,
+    ResourceReport,
     ResourcesReported,
     StopKind,
 )
@@ -46,6 +47,7 @@ from opensvc_hb.daemon.effects import Performer
 from opensvc_hb.daemon.guardian import Guardian, Learned
 from opensvc_hb.daemon.guardian_keeper import THREAD_NAME as GUARDIAN_THREAD
 from opensvc_hb.daemon.guardian_keeper import Found, Keeper
+from opensvc_hb.daemon.guardian_reset import Machine, Resetter
 from opensvc_hb.daemon.guardian_wire import SERVICE_PLACE, Know
 from opensvc_hb.daemon.inbox import Inbox
 from opensvc_hb.daemon.journal import JournalThread, JournalWriter
@@ -153,7 +155,11 @@ class Daemon:
         if store.damaged:
             log.error("%s", store.damaged)
         statuses = Statuses(
-            runner.status, self._resources_seen, logging.getLogger("statuses"), settings.status_interval_s
+            runner.status,
+            self._resources_seen,
+            logging.getLogger("statuses"),
+            settings.status_interval_s,
+            watch_interval_s=settings.monitor_interval_s,
         )
         statuses.set_services(loaded.config.services.values())
         journal = JournalThread(JournalWriter(self._root.log / JOURNAL_NAME, self._node))
@@ -171,7 +177,9 @@ class Daemon:
                 self._inbox.put(GuardianActed(acted.services, acted.what, acted.alarm))
         floors = {name: peer.incarnation for name, peer in stored.peers.items()}
         links = self._start_links(loaded.config, self._files.keyring, floors)
-        performer = Performer(links, runner, store, journal, statuses, self._inbox, clock, guardian)
+        performer = Performer(
+            links, runner, store, journal, statuses, self._inbox, clock, guardian, self._reset_node
+        )
         configuration = Configuration(
             self._root,
             loaded,
@@ -263,8 +271,8 @@ class Daemon:
 
     # -- what others tell, on their own threads ------------------------------------------
 
-    def _resources_seen(self, service: str, avail: Avail) -> None:
-        self._inbox.put(ResourcesReported(service, avail))
+    def _resources_seen(self, service: str, avail: Avail, resources: Tuple[ResourceReport, ...]) -> None:
+        self._inbox.put(ResourcesReported(service, avail, resources))
 
     def _loaded_changed(self, loaded: Loaded) -> None:
         for line in loaded.problems:
@@ -293,6 +301,12 @@ class Daemon:
             state_files=self._state_files.problem,
             pid=os.getpid(),
         )
+
+    def _reset_node(self, why: str, crashes: bool) -> str:
+        """Reset this node, as `reset` of hb.conf has it; the watchdog is the guardian's, and not used."""
+        resetter = Resetter(self._root.top != Path("/"), Machine())
+        resetter.configure(self._files.settings.reset, "")
+        return resetter.reset(why, crashes)
 
     # -- the monitor's surroundings ------------------------------------------------------
 

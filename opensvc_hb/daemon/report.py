@@ -16,6 +16,7 @@ from opensvc_hb.core.guardian import END_SHARE
 from opensvc_hb.core.healing import HEALED
 from opensvc_hb.core.lease import is_leased, is_vouched
 from opensvc_hb.core.messages import link_tag
+from opensvc_hb.core.monitoring import MONITOR, monitor_rows
 from opensvc_hb.core.negotiation import holding_rule
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer
 from opensvc_hb.core.states import State
@@ -204,7 +205,21 @@ def service_document(state: NodeState, instance: Instance, now: float) -> Dict[s
             "id": rule.id if rule else "",
             "sentence": rule.sentence if rule else "the agent is being asked what runs here",
         },
+        "monitored": _monitored(state, instance, now),
     }
+
+
+def _monitored(state: NodeState, instance: Instance, now: float) -> List[Dict[str, Any]]:
+    """Return each monitored resource of a service that runs here, with the row that it meets."""
+    return [
+        {
+            "rid": resource.rid,
+            "answer": instance.watching.resource(resource.rid).answer_text,
+            "detail": instance.watching.resource(resource.rid).detail,
+            "rule": {"id": row.id, "sentence": row.sentence},
+        }
+        for resource, row in monitor_rows(state, instance, now)
+    ]
 
 
 def shown_state(state: NodeState, instance: Instance, node: str) -> State:
@@ -290,6 +305,14 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
             add(name, f"{instance.state.name}: {rule.sentence}{detail}")
         if instance.freeze is not None and instance.freeze.who == HEALED:
             add(name, "both nodes ran it, and this side yielded: look at its data, then unfreeze it here")
+        if instance.freeze is not None and instance.freeze.who == MONITOR:
+            why = instance.freeze.reason
+            add(name, f"{why}, so the resource monitor stopped it: repair that, then unfreeze it here")
+        for resource, row in monitor_rows(state, instance, now):
+            if row.alarm:
+                known = instance.watching.resource(resource.rid)
+                detail = f" ({known.detail})" if known.detail else ""
+                add(name, f"{resource.rid} is {known.answer_text}{detail}: {row.sentence}")
     if notices.store:
         add("", f"states cannot be stored: none is announced, nothing starts: {notices.store}")
     if notices.guardian:

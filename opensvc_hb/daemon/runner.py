@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Protocol, Sequence, T
 from opensvc_hb.core.config import Service
 from opensvc_hb.core.effects import CancelAction, RunAction
 from opensvc_hb.core.events import ActionFinished, Outcome
+from opensvc_hb.daemon.monitoring_wire import heard_monitoring
 from opensvc_hb.daemon.runner_keeper import Ask, Close, Command, Drop, Keeper
 from opensvc_hb.daemon.runner_wire import Evaluated, Finished, Work
 from opensvc_hb.daemon.sessions import boottime
@@ -135,7 +136,10 @@ class Runner:
             )
 
         key = (action.service, action.action_id)
-        self._command(Ask(Work(action.verb.value), action.svcname, action.limit_s, answer, key))
+        work = Work(action.verb.value)
+        self._command(
+            Ask(work, action.svcname, action.limit_s, answer, key, rid=action.rid, attempt=action.attempt)
+        )
 
     def cancel(self, action: CancelAction) -> None:
         """End an action's processes; one that has ended, or was never asked for, is no matter."""
@@ -215,6 +219,7 @@ def _read_declared(finished: Finished) -> DeclareAnswer:
             nodes=tuple(entry["nodes"]),
             start_limit_s=entry["start_limit_s"],
             stop_limit_s=entry["stop_limit_s"],
+            monitoring=heard_monitoring(entry["monitoring"]),
         )
         for entry in finished.document["services"]
     )

@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
+from opensvc_hb.core.config import Monitoring
 from opensvc_hb.core.states import Avail
+from opensvc_hb.daemon.monitoring_wire import told_monitoring
 from opensvc_hb.daemon.runner_orders import Order, Report
 from opensvc_hb.daemon.runner_wire import Work
 from opensvc_hb.daemon.scope import enter_scope
@@ -41,6 +43,8 @@ class Declaration(Protocol):
     @property
     def stop_limit_s(self) -> float: ...  # noqa: D102
     @property
+    def monitoring(self) -> Monitoring: ...  # noqa: D102
+    @property
     def holds(self) -> Tuple[Holding, ...]: ...  # noqa: D102  # what its resources hold while it runs
 
 
@@ -56,7 +60,7 @@ class Declarations(Protocol):
 class AgentAdapter(Protocol):
     """What the runner needs of an agent; a worker calls one method after another, each for an order.
 
-    `start`, `stop` and `announce` print what they do and return an exit status. `avail`
+    `start`, `stop`, `announce`, `restart` and `prepare` print what they do and return an exit status. `avail`
     returns a value of `core.states.Avail`; with `evaluate_apps` (after an action) a service
     with nothing to evaluate (n/a) counts as "up": a start that ended with 0 is a start.
     `examine` says the same after a start, of which it is told whether it ended with 0, and gives
@@ -68,6 +72,8 @@ class AgentAdapter(Protocol):
     def start(self, svcname: str) -> int: ...  # noqa: D102
     def stop(self, svcname: str) -> int: ...  # noqa: D102
     def announce(self, svcname: str) -> int: ...  # noqa: D102
+    def restart(self, svcname: str, rid: str, attempt: str) -> int: ...  # noqa: D102
+    def prepare(self, svcname: str) -> int: ...  # noqa: D102
     def avail(self, svcname: str, evaluate_apps: bool) -> str: ...  # noqa: D102
     def examine(self, svcname: str, was_started: bool) -> Tuple[str, Optional[Dict[str, Any]]]: ...  # noqa: D102
     def status(self, svcname: str) -> Dict[str, Any]: ...  # noqa: D102
@@ -108,6 +114,8 @@ def act(order: Order, adapter: AgentAdapter, tell: Tell, lock_directory: Path, i
         return _looked(Report(), adapter.avail(svcname, evaluate_apps=True))
     if work is Work.ANNOUNCE:
         return _acted(adapter.announce(svcname))
+    if work is Work.PREPARE:
+        return _acted(adapter.prepare(svcname))
     if work is Work.EXAMINE:
         avail, document = adapter.examine(svcname, order.was_started)
         return _looked(Report(document=document), avail)
@@ -117,15 +125,22 @@ def act(order: Order, adapter: AgentAdapter, tell: Tell, lock_directory: Path, i
             warning = enter_scope(svcname, os.getpid())
             if warning:
                 tell(Report(warning=warning))
-        acted = _acted((adapter.start if work is Work.START else adapter.stop)(svcname))
+        acted = _acted(_change(order, adapter))
     finally:
         if begun >= 0:
             os.close(begun)  # what is asked now may hang; the action has ended
-    if work is Work.START:
+    if work in (Work.START, Work.RESTART):
         return acted
     tell(acted.report)
     looked = _looked(acted.report, adapter.avail(svcname, evaluate_apps=True))
     return Done(looked.report, acted.in_order and looked.in_order)
+
+
+def _change(order: Order, adapter: AgentAdapter) -> int:
+    """Start, stop, or restart a resource; return the exit status."""
+    if order.work is Work.RESTART:
+        return adapter.restart(order.svcname, order.rid, order.attempt)
+    return (adapter.start if order.work is Work.START else adapter.stop)(order.svcname)
 
 
 def _acted(exit_status: int) -> Done:
@@ -166,6 +181,7 @@ def _declared(declarations: Declarations) -> Dict[str, Any]:
             "nodes": list(service.nodes),
             "start_limit_s": service.start_limit_s,
             "stop_limit_s": service.stop_limit_s,
+            "monitoring": told_monitoring(service.monitoring),
             "holds": [(holding.kind.name, holding.name) for holding in service.holds],
         }
         for service in declarations.services

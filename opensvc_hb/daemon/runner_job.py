@@ -34,7 +34,7 @@ class Job:
     def __init__(self, request: Request, limit_at: float) -> None:
         self.request = request
         self.limit_at = self.deadline = limit_at
-        self.order = Order(request.work, request.svcname, request.others)
+        self.order = order_of(request)
         self.worker: Optional[Worker] = None
         self.session: Optional[Session] = None
         self.is_ordered = False
@@ -91,6 +91,11 @@ class Job:
         self.is_ordered = self.is_complete = self.hangs = False
         self.deadline = self.limit_at
         return True
+
+
+def order_of(request: Request) -> Order:
+    """Return the order that a worker gets for a request."""
+    return Order(request.work, request.svcname, request.others, rid=request.rid, attempt=request.attempt)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Ask:
         key: names an action for `Drop`.
         others: further services of a question for statuses.
         evaluated: told each service's status, before `answer` ends the question.
+        rid, attempt: of a restart; see `core.effects.RunAction`.
     """
 
     work: Work
@@ -72,6 +73,8 @@ class Ask:
     key: Optional[Tuple[str, int]] = None
     others: Tuple[str, ...] = ()
     evaluated: Callable[[Evaluated], None] = lambda _evaluated: None
+    rid: str = ""
+    attempt: str = ""
 
 
 @dataclass(frozen=True)
@@ -338,7 +341,10 @@ class Keeper:
             if not asked.sent:
                 asked.sent = True
                 ask = asked.ask
-                process.channel.send(Request(request_id, ask.work, ask.svcname, ask.limit_s, ask.others))
+                request = Request(
+                    request_id, ask.work, ask.svcname, ask.limit_s, ask.others, ask.rid, ask.attempt
+                )
+                process.channel.send(request)
 
     def _check_life(self) -> None:
         """Ping a runner that owes answers; give up one that says nothing for long."""

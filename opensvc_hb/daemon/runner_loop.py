@@ -38,8 +38,7 @@ from opensvc_hb.core.events import Outcome
 from opensvc_hb.daemon.runner_action import AgentAdapter
 from opensvc_hb.daemon.runner_child import ChildSettings
 from opensvc_hb.daemon.runner_ears import Ears
-from opensvc_hb.daemon.runner_job import Job, complete_line, has_ended, judge
-from opensvc_hb.daemon.runner_orders import Order
+from opensvc_hb.daemon.runner_job import Job, complete_line, has_ended, judge, order_of
 from opensvc_hb.daemon.runner_output import Output, say
 from opensvc_hb.daemon.runner_pace import Pace
 from opensvc_hb.daemon.runner_queue import Waiting
@@ -206,7 +205,7 @@ class RunnerLoop:
     def _take(self, request: Request) -> None:
         if not request.work.is_action and len(self._at_work) >= self._places:
             self._refuse(request, "too many actions run for a question to be asked")
-        elif len(Order(request.work, request.svcname, request.others).encode()) > ORDER_BYTES_MAX:
+        elif len(order_of(request).encode()) > ORDER_BYTES_MAX:
             self._refuse(request, "too many services are asked for at once")
         elif request.work.is_exclusive and request.svcname in self._busy:
             self._refuse(request, f"refused: another action of {request.svcname} has not ended")

@@ -29,22 +29,26 @@ class Order:
         svcname: the service, "" for `Work.DECLARE`.
         others: further services of a `Work.STATUS`.
         was_started: of an examination: the start before it ended with status 0.
+        rid, attempt: of a restart: the resource, and which try it is.
     """
 
     work: Work
     svcname: str
     others: Tuple[str, ...] = ()
     was_started: bool = False
+    rid: str = ""
+    attempt: str = ""
 
     def encode(self) -> bytes:
         """Return the order as one line."""
-        return json.dumps([self.work.value, self.svcname, self.others, self.was_started]).encode() + b"\n"
+        words = [self.work.value, self.svcname, self.others, self.was_started, self.rid, self.attempt]
+        return json.dumps(words).encode() + b"\n"
 
 
 def decode_order(line: bytes) -> Order:
     """Return the order of one line."""
-    work, svcname, others, was_started = json.loads(line)
-    return Order(Work(work), svcname, tuple(others), was_started)
+    work, svcname, others, was_started, rid, attempt = json.loads(line)
+    return Order(Work(work), svcname, tuple(others), was_started, rid, attempt)
 
 
 @dataclass(frozen=True)

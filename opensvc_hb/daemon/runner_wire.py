@@ -27,12 +27,14 @@ _RECEIVES_PER_TURN = 16
 
 
 class Work(enum.Enum):
-    """What is done in the runner: core's four actions, two questions, and the end of a start."""
+    """What is done in the runner: core's six actions, two questions, and the end of a start."""
 
     START = ActionVerb.START.value
     STOP = ActionVerb.STOP.value
     VERIFY = ActionVerb.VERIFY.value
     ANNOUNCE = ActionVerb.ANNOUNCE.value
+    RESTART = ActionVerb.RESTART.value
+    PREPARE = ActionVerb.PREPARE.value
     STATUS = "status"
     """The status documents of some services, for the cache behind svcmon."""
     DECLARE = "declare"
@@ -48,7 +50,7 @@ class Work(enum.Enum):
     @property
     def is_exclusive(self) -> bool:
         """Tell an action that changes a service, of which one runs at a time, from one that does not."""
-        return self in (Work.START, Work.STOP)
+        return self in (Work.START, Work.STOP, Work.RESTART)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Request:
 
     Args:
         others: further services of a `Work.STATUS`, asked one after the other in one process.
+        rid, attempt: of a `Work.RESTART`; see `core.effects.RunAction`.
     """
 
     request_id: int
@@ -64,6 +67,8 @@ class Request:
     svcname: str
     limit_s: float
     others: Tuple[str, ...] = ()
+    rid: str = ""
+    attempt: str = ""
 
     @property
     def label(self) -> str:

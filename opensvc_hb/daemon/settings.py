@@ -34,6 +34,7 @@ class Settings:
     policies: Policies = field(default_factory=Policies)
     status_interval_s: float = 60.0
     status_max_age_s: float = 120.0
+    monitor_interval_s: float = 10.0
     max_parallel: Optional[int] = None
     control_group: Optional[str] = None
     reset: ResetKind = ResetKind.AUTO
@@ -171,6 +172,12 @@ OPTIONS: Tuple[Option, ...] = (
     Option(
         "status_max_age", _seconds(1, 86400), "120", "svcmon shows no result older than this, in seconds."
     ),
+    Option(
+        "monitor_interval",
+        _seconds(1, 3600),
+        "10",
+        "Seconds between evaluations of a service that runs here and has monitored resources.",
+    ),
     Option("max_parallel", _count, "0", "The most actions at a time; 0 is no bound."),
     Option("control_group", str, "", "Group whose members may use the control socket."),
     Option(
@@ -265,6 +272,7 @@ def _settings(values: Mapping[str, Any]) -> Settings:
         policies=policies,
         status_interval_s=values["status_interval"],
         status_max_age_s=values["status_max_age"],
+        monitor_interval_s=values["monitor_interval"],
         max_parallel=values["max_parallel"],
         control_group=values["control_group"] or None,
         reset=ResetKind(values["reset"]),

@@ -36,11 +36,15 @@ from typing import (
 )
 
 from opensvc_hb.core.config import Service
+from opensvc_hb.core.events import ResourceReport
 from opensvc_hb.core.states import Avail
+from opensvc_hb.daemon.monitoring_wire import reports_of
 from opensvc_hb.daemon.runner import STATUS_LIMIT_S, NotEvaluated, StatusAnswer, StatusEvaluated
 from opensvc_hb.daemon.sessions import boottime
 
 DEFAULT_INTERVAL_S = 60.0
+MONITOR_INTERVAL_S = 10.0
+"""Between evaluations of a service whose resources are watched."""
 PARALLEL = 2
 GROUP_MAX = 16
 AHEAD = 1 / 6
@@ -100,10 +104,19 @@ class StatusSchedule:
         interval_s: each service is evaluated once in this time.
         parallel: how many groups may be evaluated at once.
         group_max: services of one group.
+        watch_interval_s: the same for those that are watched; never more than `interval_s`.
     """
 
-    def __init__(self, interval_s: float, parallel: int = PARALLEL, group_max: int = GROUP_MAX) -> None:
+    def __init__(
+        self,
+        interval_s: float,
+        parallel: int = PARALLEL,
+        group_max: int = GROUP_MAX,
+        watch_interval_s: float = MONITOR_INTERVAL_S,
+    ) -> None:
         self._interval_s = interval_s
+        self._watch_interval_s = min(watch_interval_s, interval_s)
+        self._watched: FrozenSet[str] = frozenset()
         self._parallel = parallel
         self._group_max = group_max
         self._base = 0.0
@@ -130,6 +143,18 @@ class StatusSchedule:
         self._due = {name: self._due.get(name, soon.get(name, now)) for name in names}
         for some in (self._in_action, self._urgent, self._alone):
             some &= set(names)
+
+    def set_watched(self, svcnames: Iterable[str], now: float) -> None:
+        """Replace the services that are evaluated at the monitor's pace."""
+        self._watched = frozenset(svcnames)
+        for name in self._watched & self._due.keys():
+            self._due[name] = min(self._due[name], self._next_slot(name, now))
+
+    def look_again(self, svcname: str, now: float) -> None:
+        """Evaluate a service next; what is being evaluated now does not count as that."""
+        if svcname in self._slots:
+            self._spoil(svcname)
+            self._hasten(svcname, now)
 
     def action_began(self, svcname: str) -> None:
         """An action runs: what is evaluated meanwhile says nothing."""
@@ -217,10 +242,11 @@ class StatusSchedule:
 
     def _next_slot(self, svcname: str, now: float) -> float:
         """Return the service's next place on the grid: a late evaluation is not made up for."""
-        first = self._base + self._slots[svcname]
+        interval_s = self._watch_interval_s if svcname in self._watched else self._interval_s
+        first = self._base + self._slots[svcname] % interval_s
         if first > now:
             return first
-        return first + ((now - first) // self._interval_s + 1) * self._interval_s
+        return first + ((now - first) // interval_s + 1) * interval_s
 
 
 @dataclass(frozen=True)
@@ -245,11 +271,37 @@ class _ActionEnded:
 
 
 @dataclass(frozen=True)
+class _Watch:
+    """Command: evaluate these at the monitor's pace, by svcname."""
+
+    svcnames: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _LookAgain:
+    """Command: evaluate this service next."""
+
+    svcname: str
+
+
+@dataclass(frozen=True)
 class _Close:
     """Command: end the thread."""
 
 
-_Command = Union[_SetServices, _ActionBegan, _ActionEnded, _Close, StatusEvaluated, NotEvaluated]
+_Command = Union[
+    _SetServices,
+    _ActionBegan,
+    _ActionEnded,
+    _Watch,
+    _LookAgain,
+    _Close,
+    StatusEvaluated,
+    NotEvaluated,
+]
+
+OnAvail = Callable[[str, Avail, Tuple[ResourceReport, ...]], None]
+"""Told the hb name, what an evaluation says of it, and of its monitored resources."""
 
 
 @dataclass(frozen=True)
@@ -265,26 +317,28 @@ class Statuses:
 
     Args:
         ask: asks for some documents (`Runner.status`); must not block.
-        on_avail: told the hb name and what each evaluation says, on the statuses thread.
+        on_avail: told what each evaluation says, on the statuses thread.
         log: gets one line when a service begins to be, or is no longer, impossible to evaluate.
         interval_s: `status_interval`.
         parallel, limit_s: evaluations at once, and the time limit of each.
+        watch_interval_s: `monitor_interval`.
         clock: seconds, advancing also in suspend.
     """
 
     def __init__(
         self,
         ask: AskStatus,
-        on_avail: Callable[[str, Avail], None],
+        on_avail: OnAvail,
         log: logging.Logger,
         interval_s: float = DEFAULT_INTERVAL_S,
         parallel: int = PARALLEL,
         limit_s: float = STATUS_LIMIT_S,
         clock: Callable[[], float] = boottime,
+        watch_interval_s: float = MONITOR_INTERVAL_S,
     ) -> None:
         self._clock = clock
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
-        schedule = StatusSchedule(interval_s, parallel)
+        schedule = StatusSchedule(interval_s, parallel, watch_interval_s=watch_interval_s)
         self._loop = _StatusLoop(self._commands, ask, on_avail, log, schedule, limit_s, clock)
         self._thread = threading.Thread(target=self._loop.run, name="statuses", daemon=True)
 
@@ -300,6 +354,14 @@ class Statuses:
     def action_began(self, svcname: str) -> None:
         """Tell that an action of the service was asked for."""
         self._commands.put(_ActionBegan(svcname))
+
+    def watch(self, svcnames: Iterable[str]) -> None:
+        """Evaluate these services at the monitor's pace from now on, and no others."""
+        self._commands.put(_Watch(tuple(svcnames)))
+
+    def look_again(self, svcname: str) -> None:
+        """Evaluate a service next."""
+        self._commands.put(_LookAgain(svcname))
 
     def action_ended(self, svcname: str) -> None:
         """Tell that an action of the service has ended: it is evaluated next."""
@@ -329,7 +391,7 @@ class _StatusLoop:
         self,
         commands: queue.SimpleQueue[_Command],
         ask: AskStatus,
-        on_avail: Callable[[str, Avail], None],
+        on_avail: OnAvail,
         log: logging.Logger,
         schedule: StatusSchedule,
         limit_s: float,
@@ -389,6 +451,10 @@ class _StatusLoop:
             self._schedule.action_began(command.svcname)
         elif isinstance(command, _ActionEnded):
             self._schedule.action_ended(command.svcname, now)
+        elif isinstance(command, _Watch):
+            self._schedule.set_watched(command.svcnames, now)
+        elif isinstance(command, _LookAgain):
+            self._schedule.look_again(command.svcname, now)
         elif isinstance(command, (StatusEvaluated, NotEvaluated)):
             self._take(command, now)
 
@@ -402,13 +468,13 @@ class _StatusLoop:
             if answer.svcname not in self._failing:
                 self._failing.add(answer.svcname)
                 self._log.warning("%s could not be evaluated: %s", answer.svcname, answer.reason)
-            self._on_avail(name, Avail.UNKNOWN)
+            self._on_avail(name, Avail.UNKNOWN, ())
             return
         if answer.svcname in self._failing:
             self._failing.discard(answer.svcname)
             self._log.info("%s is evaluated again", answer.svcname)
         self._publish({**self.snapshot, answer.svcname: _Document(answer.document, began - answer.age_s)})
-        self._on_avail(name, avail_of(answer.document))
+        self._on_avail(name, avail_of(answer.document), reports_of(answer.document))
 
     def _publish(self, documents: Mapping[str, _Document]) -> None:
         self.snapshot = MappingProxyType(dict(documents))

@@ -13,7 +13,7 @@ from typing import Callable, Dict, FrozenSet, List, Optional, Set, Tuple
 
 from opensvc_hb.core.effects import RunAction
 from opensvc_hb.core.events import ActionFinished, Outcome
-from opensvc_hb.core.states import ActionVerb, Avail
+from opensvc_hb.core.states import ActionVerb, Answer, Avail
 from opensvc_hb.sim.timeline import Timeline
 
 ACTION_S = 0.5
@@ -24,7 +24,10 @@ LOCK_LOOK_S = 0.02
 ActionKey = Tuple[str, str, ActionVerb]
 """Node, service, verb."""
 
-_CHANGES = (ActionVerb.START, ActionVerb.STOP)
+_CHANGES = (ActionVerb.START, ActionVerb.STOP, ActionVerb.RESTART)
+
+
+_BRINGS_UP = (ActionVerb.START, ActionVerb.RESTART)
 
 
 @dataclass
@@ -77,6 +80,7 @@ class Runner:
     Attributes:
         running: services whose resources are up here: the truth, whatever a core believes.
         mixed: those of them of which only a part is up.
+        broken: those of them whose monitored resource is down.
 
     `finished(action, event)` is called at the end of each; `occupied(service)` when something of
     a service begins to be up here, or may be.
@@ -94,6 +98,7 @@ class Runner:
         self.node = node
         self.running: Set[str] = set()
         self.mixed: Set[str] = set()
+        self.broken: Set[str] = set()
         self.actions: List[Action] = []
         self._timeline = timeline
         self._manners = manners
@@ -148,7 +153,15 @@ class Runner:
             self.mixed.add(service)
         else:
             self.mixed.discard(service)
+        self.broken.discard(service)
         self._occupied(service)
+
+    def set_resource(self, service: str, is_up: bool) -> None:
+        """Let the monitored resource of a service that runs here be so from now on."""
+        if is_up or service not in self.running:
+            self.broken.discard(service)
+        else:
+            self.broken.add(service)
 
     def power_off(self) -> None:
         """Nothing runs here any more."""
@@ -157,6 +170,7 @@ class Runner:
         self.actions.clear()
         self.running.clear()
         self.mixed.clear()
+        self.broken.clear()
         self._late.clear()
         self._asleep = False
 
@@ -176,7 +190,7 @@ class Runner:
     def occupies(self, service: str) -> bool:
         """Tell whether something of a service is up on this machine, or may be: a start runs."""
         return service in self.running or any(
-            a.is_running and a.request.service == service and a.request.verb is ActionVerb.START
+            a.is_running and a.request.service == service and a.request.verb in _BRINGS_UP
             for a in self.actions
         )
 
@@ -189,9 +203,16 @@ class Runner:
         """Return what the agent says of a service here."""
         if (self.node, service) in self._manners.blind:
             return Avail.UNKNOWN
-        if service in self.mixed:
+        if service in self.mixed or service in self.broken:
             return Avail.MIXED
         return Avail.UP if service in self.running else Avail.DOWN
+
+    def answer(self, service: str) -> Answer:
+        """Return what the agent says of the service's monitored resource here."""
+        if (self.node, service) in self._manners.blind:
+            return Answer.UNKNOWN
+        whole = service in self.running and service not in self.mixed and service not in self.broken
+        return Answer.UP if whole else Answer.DOWN
 
     def is_acting(self, service: str) -> bool:
         """Tell whether a start or stop of a service runs here, whoever asked for it."""
@@ -217,7 +238,7 @@ class Runner:
             self._timeline.after(LOCK_LOOK_S, self._begin, action)
             return
         action.is_running = True
-        if verb is ActionVerb.START:
+        if verb in _BRINGS_UP:
             self._occupied(service)
         if key in self._manners.hanging:
             return
@@ -251,7 +272,7 @@ class Runner:
         if action.is_running:
             self._take_effect(service, verb, outcome)
         status = 0 if outcome is Outcome.DONE else 1
-        avail = self.avail(service)
+        avail = Avail.UNKNOWN if verb is ActionVerb.RESTART else self.avail(service)
         event = ActionFinished(service, action.request.action_id, verb, outcome, avail, status, detail)
         self._finished(action, event)
 
@@ -259,6 +280,13 @@ class Runner:
         if verb is ActionVerb.START and outcome is Outcome.DONE:
             self.running.add(service)
             self.mixed.discard(service)
+            self.broken.discard(service)
+            self._occupied(service)
+        elif verb is ActionVerb.RESTART and outcome is Outcome.DONE:
+            if service not in self.running:  # one resource of many
+                self.running.add(service)
+                self.mixed.add(service)
+            self.broken.discard(service)
             self._occupied(service)
         elif verb is ActionVerb.START and (self.node, service, verb) in self._manners.dirty:
             self.running.add(service)
@@ -269,3 +297,4 @@ class Runner:
     def _clear(self, service: str) -> None:
         self.running.discard(service)
         self.mixed.discard(service)
+        self.broken.discard(service)

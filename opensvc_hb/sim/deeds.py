@@ -27,10 +27,11 @@ does nothing, and says so. That keeps a schedule meaningful when lines are dropp
     VERB SVC on NODE [force]     freeze-stop, freeze-start, unfreeze, force-start, force-stop, start, stop,
                                  switch
     confirm-dead NODE on OTHER
-    action SVC start|stop|verify on NODE takes 60s | fails | hangs | dirty | works
+    action SVC start|stop|verify|restart on NODE takes 60s | fails | hangs | dirty | works
     agent SVC on NODE blind | sees
     processes SVC on NODE stuck | mortal
     resources SVC up|down|mixed on NODE
+    resource SVC up|down on NODE its first monitored resource, where it runs
     lose-store NODE
     configure NODE services=svc1,svc2@NODE
                                  a service with a node is that node's alone; svc1@deb2+deb1 lists
@@ -312,6 +313,12 @@ class Hands:
         self.world.resources(node, name, Avail(avail))
         return True
 
+    def _do_resource(self, name: str, how: str, _on: str, node: str) -> bool:
+        if name not in self._host(node).running:
+            return False
+        self.world.resource(node, name, how == "up")
+        return True
+
     def _do_configure(self, node: str, services: str) -> bool:
         config = self._host(node).config
         made = {}
@@ -332,6 +339,7 @@ class Hands:
             self.network.weather = FAIR
         for node, host in world.hosts.items():
             host.path.clear()
+            host.runner.broken.clear()
             host.store.fails, host.store.takes_s = False, 0.0
             host.guardian.reach()
             host.reads_late_s = 0.0

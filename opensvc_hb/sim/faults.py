@@ -9,6 +9,7 @@ runs something for the timeout.
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 from random import Random
 from typing import Callable, List, Mapping, Sequence, Tuple
 
@@ -42,6 +43,8 @@ class Profile(enum.Enum):
     """The shared disk fails, hangs, is slow, loses and tears writes, while links are cut."""
     CHAOS = "chaos"
     """All of it."""
+    RESOURCES = "resources"
+    """Monitored resources die, or cannot be asked, while what QUIET and PARTITION know goes wrong."""
 
 
 Draw = Callable[[str], List[str]]
@@ -54,6 +57,7 @@ _UNLEASED_SHARES: Mapping[Profile, float] = {
     Profile.PARTITION: 0.3,
     Profile.DISK: 0.0,
     Profile.CHAOS: 0.15,
+    Profile.RESOURCES: 0.3,
 }
 """Of the clusters of a profile, so many have no lease."""
 
@@ -79,7 +83,7 @@ def draw_scene(profile: Profile, random: Random) -> Scene:
     leased = lease == "auto"
     judged = leased or profile in (Profile.QUIET, Profile.LOSSY)
     rates = [round(random.uniform(RATE_MIN, RATE_MAX), 4) for _ in NODES]
-    return Scene(
+    scene = Scene(
         seed=random.getrandbits(32),
         links=links,
         uneven=random.choice([0.5, 1.5]) if leased and random.random() < 0.1 else 1.0,
@@ -101,6 +105,21 @@ def draw_scene(profile: Profile, random: Random) -> Scene:
         reboot_s=round(longest_s * random.uniform(0.3, 4.0), 3),
         kill_s=round(longest_s * random.uniform(0.0, KILL_SHARE), 4),
         holds_more=random.random() < 0.5,
+    )
+    return _monitored(scene, random) if profile is Profile.RESOURCES else scene
+
+
+def _monitored(scene: Scene, random: Random) -> Scene:
+    """Return the scene with services that have a monitored resource."""
+    longest_s = scene.longest_timeout_s
+    actions = ["freezestop", "switch", "reboot", "crash"]
+    return replace(
+        scene,
+        monitor=random.choice(actions) if random.random() < 0.9 else "none",
+        restarts=random.choice([0, 0, 1, 2]),
+        max_moves=random.choice([1, 2, 3]),
+        move_window_s=round(longest_s * random.choice([5.0, 20.0, 60.0]), 3),
+        evaluate_every_s=longest_s * random.choice([0.2, 1.0]),
     )
 
 
@@ -185,6 +204,13 @@ def _menu(profile: Profile, plots: Plots) -> List[Tuple[Draw, float]]:
         kinds += [(plots.maintenance, 1.0), (plots.both_restart, 0.7), (plots.late_listeners, 1.0)]
         kinds += [(plots.slow_to_verify, 1.0)]
     if profile is Profile.QUIET:
+        return kinds
+    if profile is Profile.RESOURCES:
+        kinds += [(plots.resource_dies, 5.0), (plots.resource_cannot_be_asked, 1.5)]
+        kinds += [(plots.restart_does_not_help, 2.0), (plots.resource_dies_on_both, 2.0)]
+        if free:
+            kinds += [(plots.cut, 1.0), (plots.isolated, 1.0), (plots.daemon_killed, 0.7)]
+            kinds += [(plots.daemon_paused, 1.0), (plots.crash, 1.0)]
         return kinds
     if free:
         kinds += [(plots.crash, 1.5), (plots.reinstalled, 0.2), (plots.last_word_in_a_queue, 1.0)]

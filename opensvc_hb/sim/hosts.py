@@ -16,6 +16,7 @@ from opensvc_hb.core.config import Config
 from opensvc_hb.core.events import Event, Stored
 from opensvc_hb.core.messages import Beat
 from opensvc_hb.core.node_state import NodeState
+from opensvc_hb.core.states import Answer
 from opensvc_hb.sim.actions import Runner
 from opensvc_hb.sim.clocks import Clock
 from opensvc_hb.sim.disks import Path, Reader, Writer
@@ -69,6 +70,7 @@ class Host:
             last beat that was announced while it could.
         openha: the C program, where that runs in place of our daemon.
         reads_late_s: listeners of networks hand over so much later, unless they are asked.
+        answers: by service, what this life of the daemon was told last of its monitored resource.
         unguarded: services whose guardian did not confirm the order that names them.
     """
 
@@ -102,6 +104,7 @@ class Host:
     reads_late_s: float = 0.0
     readers: Dict[str, Reader] = field(default_factory=dict)
     openha: Optional[OpenHaNode] = None
+    answers: Dict[str, Tuple[Answer, ...]] = field(default_factory=dict)
 
     @property
     def running(self) -> Set[str]:

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Tuple
 
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core.events import BeatReceived, Event, Ticked
+from opensvc_hb.core.events import BeatReceived, Event, ResourcesReported, Ticked
 from opensvc_hb.core.node_state import NodeState
 from opensvc_hb.core.step import steps
 from opensvc_hb.sim.hosts import Host
@@ -82,6 +82,11 @@ class Inboxes:
         core = host.core
         assert core is not None, "a daemon takes it in"
         now = max(host.local(self._world.now), at)
+        for event in events:
+            if isinstance(event, ResourcesReported):
+                for report in event.resources:
+                    told = host.answers.get(event.service, ())
+                    host.answers[event.service] = (*told[-1:], report.answer)
         host.core, effects = steps(core, events, now)
         self._world.steps_count += len(events)
         if self._world.trace is not None:

@@ -17,7 +17,7 @@ from opensvc_hb.core.config import TakeoverPolicy
 from opensvc_hb.core.events import StoredInstance
 from opensvc_hb.core.messages import Beat
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer, Phase, Purpose
-from opensvc_hb.core.states import FROZEN, PERMISSIVE, ActionVerb, Avail, State
+from opensvc_hb.core.states import FROZEN, PERMISSIVE, ActionVerb, Answer, Avail, State
 from opensvc_hb.sim.clocks import RATE_RATIO_MAX
 from opensvc_hb.sim.hosts import Host
 from opensvc_hb.sim.world import World
@@ -69,6 +69,7 @@ class Watch:
         failed: something did not hold: the world stopped in the middle of a step.
         rules: ids of the rows that were journaled, with their number.
         starts_against_silence, lease_ends: how often a node took over, and ended what ran without leave.
+        restarts, monitor_moves: how often the resource monitor restarted something, and moved a service.
         is_live: the liveness phase has begun.
         calm_since: true time since when nothing was done to the cluster from outside; None for
             worlds whose driver does not say.
@@ -88,6 +89,9 @@ class Watch:
         self.late_s = 0.0
         self._last: Dict[str, Tuple[int, Optional[NodeState]]] = {}
         self._numbers: Dict[str, Tuple[int, int]] = {}
+        self._moved: Dict[str, List[Tuple[float, Tuple[int, ...]]]] = {}
+        self.restarts = 0
+        self.monitor_moves = 0
         self._operator = False
         self._moment = 0.0
         self._steps_then = 0
@@ -160,6 +164,10 @@ class Watch:
                 self.starts_against_silence += silent
             elif isinstance(effect, fx.RunAction) and effect.verb is ActionVerb.STOP:
                 self._stop(node, core, effect.service)
+            elif isinstance(effect, fx.RunAction) and effect.verb is ActionVerb.RESTART:
+                self._restart(node, core, effect.service)
+            elif isinstance(effect, fx.ResetNode):
+                self._moves(node, core, effect.service)
         if last is not None and core.instances is not last.instances:
             for name, instance in core.instances.items():
                 before = last.instances.get(name)
@@ -246,6 +254,49 @@ class Watch:
             self.lease_ends += 1
         elif action.purpose is Purpose.HEAL:
             self._yields(node, core, instance)
+        elif action.purpose is Purpose.MONITOR or self._is_monitors(instance):
+            self._moves(node, core, name)
+
+    @staticmethod
+    def _is_monitors(instance: Instance) -> bool:
+        """Tell a hand-over that the resource monitor began from an operator's."""
+        watching = instance.watching
+        began = instance.action is not None and instance.action.since
+        return watching.is_moving and bool(watching.moves) and watching.moves[-1] == began
+
+    def _restart(self, node: str, core: NodeState, name: str) -> None:
+        instance = core.instances[name]
+        self.restarts += 1
+        self.must(instance.state is State.STARTED, f"{node} restarts a resource of {name}", "restart")
+        told = self.world.hosts[node].answers.get(name, ())
+        self.must(told[-1:] == (Answer.DOWN,), f"{node} restarts what it was told is {told}", "restart")
+
+    def _moves(self, node: str, core: NodeState, name: str) -> None:
+        """The monitor moves nothing that it cannot tell, nor to nobody, nor too often."""
+        self.monitor_moves += 1
+        told = self.world.hosts[node].answers.get(name, ())
+        moves = f"{node} moves {name}"
+        twice = told[-2:] == (Answer.DOWN, Answer.DOWN)
+        self.must(twice, f"{moves} and was told {[a.value for a in told]}", "moved without being down")
+        takers = [
+            peer
+            for peer in core.peers.values()
+            if peer.liveness is Liveness.ALIVE
+            and name in peer.table
+            and peer.table[name].state is State.STOPPED
+        ]
+        self.must(bool(takers), f"{moves} and nobody can take it", "moved to nobody")
+        monitoring = core.config.services[name].monitoring
+        window_s = monitoring.move_window_s / RATE_RATIO_MAX
+        lives = tuple(host.life for host in self.world.hosts.values())
+        known = [move for move in self._moved.get(name, []) if move[1] == lives]
+        counted = [at for at, _ in known if self.world.now - at < window_s]
+        self.must(
+            len(counted) < monitoring.moves_max,
+            f"{moves} for the {len(counted) + 1}. time",
+            "moved too often",
+        )
+        self._moved[name] = [*known, (self.world.now, lives)]
 
     def _yields(self, node: str, core: NodeState, instance: Instance) -> None:
         """Of a double start the side yields that is not up, has the lower epoch, or is the secondary."""

@@ -91,6 +91,12 @@ class Performer:
         elif isinstance(effect, fx.Reply):
             world.replies[effect.command_id] = effect
             world.say(node, f"answers: {effect.code.name} {effect.text}")
+        elif isinstance(effect, fx.WatchServices):
+            pass  # the world evaluates all services at one pace
+        elif isinstance(effect, fx.LookAgain):
+            world.look_again(node, effect.service)
+        elif isinstance(effect, fx.ResetNode):
+            world.reset(node, "crashed" if effect.crashes else "rebooted")
         else:
             world.say(node, "daemon exits")
             world.kill_daemon(node)

@@ -136,6 +136,45 @@ class Plots:
             lines += [f"agent {name} on {node} blind", f"{self._back()} agent {name} on {node} sees"]
         return lines
 
+    def resource_dies(self, node: str) -> List[str]:
+        """A monitored resource dies; sometimes an operator mends it, or acts meanwhile."""
+        name = self.random.choice(self.scene.service_names)
+        lines = [f"resource {name} down on {node}"]
+        if self.random.random() < 0.3:
+            lines.append(f"{self._back()} resource {name} up on {node}")
+        if self.random.random() < 0.3:
+            lines += [
+                f"+{self.random.uniform(0.0, 0.3) * self.scene.longest_timeout_s:.4f} {line}"
+                for line in self.operator(node)
+            ]
+        return lines
+
+    def resource_dies_on_both(self, node: str) -> List[str]:
+        """What is broken is broken wherever the service runs, for a while."""
+        name = self.random.choice(self.scene.service_names)
+        t = self.scene.longest_timeout_s
+        lines = [f"unfreeze {name} on {each}" for each in NODES]
+        for number in range(self.random.choice([3, 6, 9])):
+            at = (number + self.random.random()) * 0.7 * t
+            lines += [f"+{at:.4f} resource {name} down on {each}" for each in NODES]
+        return lines
+
+    def resource_cannot_be_asked(self, node: str) -> List[str]:
+        """A probe hangs while the resource dies, or does not."""
+        name = self.random.choice(self.scene.service_names)
+        lines = [f"agent {name} on {node} blind", f"{self._back()} agent {name} on {node} sees"]
+        if self.random.random() < 0.5:
+            lines.insert(self.random.choice([0, 1]), f"resource {name} down on {node}")
+        return lines
+
+    def restart_does_not_help(self, node: str) -> List[str]:
+        """Restarts fail, hang or are slow."""
+        name = self.random.choice(self.scene.service_names)
+        takes_s = self.random.uniform(0.0, 2.0) * self.scene.longest_timeout_s
+        how = self.random.choice(["fails", "fails", "hangs", f"takes {takes_s:.3f}s"])
+        lines = [f"action {name} restart on {node} {how}", f"resource {name} down on {node}"]
+        return [*lines, f"{self._back()} action {name} restart on {node} works"]
+
     def stop_hangs(self, node: str) -> List[str]:
         """A stop does not do what it should."""
         name = self.random.choice(self.scene.service_names)

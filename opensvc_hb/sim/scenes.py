@@ -10,11 +10,15 @@ from dataclasses import dataclass, fields
 from typing import Dict, List, Mapping, Tuple
 
 from opensvc_hb.core.config import (
+    NOTHING_WATCHED,
     Config,
     HealPolicy,
     LeasePolicy,
     Link,
     LinkType,
+    MonitorAction,
+    Monitored,
+    Monitoring,
     Policies,
     Service,
     TakeoverPolicy,
@@ -38,6 +42,8 @@ class Scene:
         rates: seconds that each clock counts in a true one.
         judged: two instances at once are a violation.
         silence_max_s: the networks are never silent for longer; 0 for no such promise.
+        monitor: the monitor action of all services, which then have a monitored resource; "": none has.
+        restarts: restarts of it before that; max_moves, move_window_s: as in a service's file.
         start_s: what a start or stop takes of which no deed says anything; limit_s: their limits.
     """
 
@@ -63,6 +69,10 @@ class Scene:
     kill_s: float = 0.0
     holds_more: bool = False
     resets: bool = True
+    monitor: str = ""
+    restarts: int = 0
+    max_moves: int = 2
+    move_window_s: float = 3600.0
 
     @property
     def timeout_s(self) -> float:
@@ -90,8 +100,20 @@ class Scene:
         for word in self.services.split(","):
             name, _, order = word.partition("@")
             nodes = tuple(order.split("+")) if order else NODES
-            made[name] = Service(name, name, nodes, self.limit_s, self.limit_s)
+            made[name] = Service(name, name, nodes, self.limit_s, self.limit_s, self._monitoring())
         return made
+
+    def _monitoring(self) -> Monitoring:
+        if not self.monitor:
+            return NOTHING_WATCHED
+        return Monitoring(
+            resources=(Monitored("app#1", self.restarts),),
+            action=MonitorAction(self.monitor),
+            restart_window_s=self.move_window_s / 2,
+            moves_max=self.max_moves,
+            move_window_s=self.move_window_s,
+            prepares=self.restarts == 1,
+        )
 
     def config(self, node: str) -> Config:
         """Return the configuration as a node reads it at first."""

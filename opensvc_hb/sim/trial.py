@@ -34,6 +34,7 @@ class Tally:
 
     Args:
         takeovers: starts against a silent peer; lease_ends: instances whose lease had run out.
+        restarts: of monitored resources; moves: of services by the resource monitor.
         claims: claims announced; guardian_deeds: stops and kills by guardians.
     """
 
@@ -45,6 +46,8 @@ class Tally:
     lease_ends: int = 0
     guardian_deeds: int = 0
     resets: int = 0
+    restarts: int = 0
+    moves: int = 0
 
     def add(self, other: Tally) -> None:
         """Count another one's, too."""
@@ -130,6 +133,8 @@ def _tally(world: World, watch: Watch) -> Tally:
         lease_ends=watch.lease_ends,
         guardian_deeds=sum(line.text.startswith("the guardian ") for line in world.log),
         resets=world.resets_count,
+        restarts=watch.restarts,
+        moves=watch.monitor_moves,
     )
 
 

@@ -25,13 +25,14 @@ from opensvc_hb.core.events import (
     Event,
     GuardianActed,
     PeerConfirmedDead,
+    ResourceReport,
     ResourcesReported,
     StopKind,
     Stored,
 )
 from opensvc_hb.core.messages import Beat
 from opensvc_hb.core.node_state import new_node
-from opensvc_hb.core.states import Avail, Verb
+from opensvc_hb.core.states import ActionVerb, Avail, Verb
 from opensvc_hb.sim.actions import Action, ActionKey, Manners, Runner
 from opensvc_hb.sim.chance import Chance
 from opensvc_hb.sim.clocks import Clock
@@ -45,6 +46,8 @@ from opensvc_hb.sim.timeline import Timeline
 LINK_DELAY_S = 0.001
 LOOK_AFTER_S = 0.3
 """The agent looks at a service so long after the guardian did something to it."""
+LOOK_TAKES_S = 0.05
+"""From the order to look at a service to the report."""
 
 
 @dataclass(frozen=True)
@@ -269,8 +272,14 @@ class World:
 
     def resources(self, node: str, service: str, avail: Avail) -> None:
         """Let the resources of a service be so from now on, and the evaluation report it."""
-        self.hosts[node].runner.set_resources(service, avail)
-        self.inboxes.give(node, ResourcesReported(service, avail))
+        host = self.hosts[node]
+        host.runner.set_resources(service, avail)
+        answers = self._report(host, service).resources
+        self.inboxes.give(node, ResourcesReported(service, avail, answers))
+
+    def resource(self, node: str, service: str, is_up: bool) -> None:
+        """Let the first monitored resource of a service that runs on a node be so from now on."""
+        self.hosts[node].runner.set_resource(service, is_up)
 
     def run(self, seconds: float) -> None:
         """Let the time pass."""
@@ -377,21 +386,23 @@ class World:
             if service:
                 self.timeline.after(LOOK_AFTER_S, self._look_at, node, service)
 
-        def reset() -> None:
-            self.resets_count += 1
-            if not self.nature.resets:
-                return
-            self.kill(node)
-            if self.nature.reboot_s is not None:
-                self.timeline.after(self.nature.reboot_s, self._boot_again, node)
-
         def true(reading: float) -> float:
             return self.hosts[node].clock.true(reading)
 
-        guardian = Guardian(self.timeline, runner, lambda: self.local(node), true, acted, reset)
+        guardian = Guardian(
+            self.timeline, runner, lambda: self.local(node), true, acted, lambda: self._reset(node)
+        )
         guardian.kill_s = self.nature.kill_s
         guardian.holds_more = self.nature.holds_more
         return guardian
+
+    def _reset(self, node: str) -> None:
+        self.resets_count += 1
+        if not self.nature.resets:
+            return
+        self.kill(node)
+        if self.nature.reboot_s is not None:
+            self.timeline.after(self.nature.reboot_s, self._boot_again, node)
 
     def _boot_again(self, node: str) -> None:
         if not self.hosts[node].is_on:
@@ -450,7 +461,8 @@ class World:
         host.unguarded = frozenset()
         for kept in (host.waiting, host.late):
             kept.clear()
-        for table in (host.unread, host.newest, host.listens_at, host.writers, host.readers):
+        tables = (host.unread, host.newest, host.listens_at, host.writers, host.readers, host.answers)
+        for table in tables:
             table.clear()
         host.effects.clear()
 
@@ -465,11 +477,31 @@ class World:
             host.openha.action_ended(event)
         elif action.life == host.life:
             self.inboxes.give(node, event)
+            if event.verb is ActionVerb.RESTART:
+                self.look_again(node, event.service)
 
     def _look_at(self, node: str, service: str) -> None:
         host = self.hosts[node]
         if host.core is not None and not host.asleep and not host.runner.is_acting(service):
-            self.inboxes.give(node, ResourcesReported(service, host.runner.avail(service)))
+            self.inboxes.give(node, self._report(host, service))
+
+    def look_again(self, node: str, service: str) -> None:
+        """Have the agent look at a service on a node now."""
+        self.timeline.after(LOOK_TAKES_S, self._look_at, node, service)
+
+    def reset(self, node: str, how: str) -> None:
+        """The daemon of a node resets its machine."""
+        self.say(node, f"is {how}")
+        self._reset(node)
+
+    @staticmethod
+    def _report(host: Host, service: str) -> ResourcesReported:
+        configured = host.config.services.get(service)
+        resources = configured.monitoring.resources if configured is not None else ()
+        answers = tuple(
+            ResourceReport(resource.rid, host.runner.answer(service)) for resource in resources[:1]
+        )
+        return ResourcesReported(service, host.runner.avail(service), answers)
 
     def _evaluate(self, node: str) -> None:
         assert self.nature.evaluate_every_s is not None, "asked by `_new_host`"

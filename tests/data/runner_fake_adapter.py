@@ -1,12 +1,14 @@
 """An agent for tests of the action runner: each service is a Python file that says what happens.
 
-`etc/opensvc/SVC.py` may define start(), stop(), announce(), avail(evaluate_apps), status(),
-examine() (the document after a start);
+`etc/opensvc/SVC.py` may define start(), stop(), announce(), prepare(), restart(rid, attempt),
+avail(evaluate_apps), status(), examine() (the document after a start);
 what it does not define succeeds, prints its name, and is up. `etc/opensvc/declare.py` may
 define declare().
 """
 
 from types import SimpleNamespace
+
+from opensvc_hb.core.config import Monitoring
 
 
 class FakeAdapter:
@@ -38,6 +40,16 @@ class FakeAdapter:
     def announce(self, svcname):
         return self._act(svcname, "announce")
 
+    def restart(self, svcname, rid, attempt):
+        behaviour = self._behaviour(svcname, "restart")
+        if behaviour is None:
+            print(f"restart {rid} of {svcname}, {attempt}")
+            return 0
+        return behaviour(rid, attempt) or 0
+
+    def prepare(self, svcname):
+        return self._act(svcname, "prepare")
+
     def avail(self, svcname, evaluate_apps):
         behaviour = self._behaviour(svcname, "avail")
         return behaviour(evaluate_apps) if behaviour else "up"
@@ -54,5 +66,8 @@ class FakeAdapter:
         behaviour = self._behaviour("declare", "declare")
         services, errors = behaviour() if behaviour else ((), ())
         return SimpleNamespace(
-            services=[SimpleNamespace(**{"holds": (), **fields}) for fields in services], errors=list(errors)
+            services=[
+                SimpleNamespace(**{"holds": (), "monitoring": Monitoring(), **fields}) for fields in services
+            ],
+            errors=list(errors),
         )

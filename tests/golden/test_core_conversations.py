@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from conversation import perform
 
+from opensvc_hb.core.monitor_rules import MONITOR_RULES
 from opensvc_hb.core.rules import RULES
 
-PLAYS = sorted(path for path in (Path(__file__).parent / "core").glob("*.txt") if path.stem != "rules")
+PLAYS = sorted(
+    path for path in (Path(__file__).parent / "core").glob("*.txt") if not path.stem.endswith("rules")
+)
 
 
 @pytest.mark.parametrize("path", PLAYS, ids=lambda path: path.stem)
@@ -34,4 +37,4 @@ def test_the_same_conversation_twice_gives_the_same_log():
 def test_every_rule_is_used_by_a_conversation():
     """A row that no story needs has no reason to be in the table."""
     used = frozenset().union(*(perform(path.read_text(encoding="utf-8"))[1] for path in PLAYS))
-    assert {rule.id for rule in RULES} - used == set()
+    assert {rule.id for rule in (*RULES, *MONITOR_RULES)} - used == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from opensvc_hb.core.monitor_rules import MONITOR_RULES, dump_monitored
 from opensvc_hb.core.rules import RULES, dump
 
 
@@ -12,8 +13,14 @@ def test_the_table_is_the_one_reviewed(golden):
     golden(Path(__file__).parent / "core" / "rules.txt", dump())
 
 
+def test_the_monitors_table_is_the_one_reviewed(golden):
+    """So are those of the resource monitor."""
+    golden(Path(__file__).parent / "core" / "monitor-rules.txt", dump_monitored())
+
+
 def test_the_documentation_draws_every_row():
     """docs/rules.md has a line for each row, with its id and its sentence."""
     text = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
-    missing = [rule.id for rule in RULES if f"| {rule.id} |" not in text or rule.sentence not in text]
+    rows = [(rule.id, rule.sentence) for rule in (*RULES, *MONITOR_RULES)]
+    missing = [name for name, sentence in rows if f"| {name} |" not in text or sentence not in text]
     assert missing == [], "run: make docs"

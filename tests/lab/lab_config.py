@@ -23,7 +23,7 @@ class ProbeService:
         fs_image: an image file that holds an ext4 file system, "" for none.
         fs_mount: where it is mounted.
         address: its address, "" for none; `interface` carries it.
-        more: further lines of the file.
+        more: further lines of the file; app_more: of its app's section.
     """
 
     name: str
@@ -37,6 +37,7 @@ class ProbeService:
     address: str = ""
     interface: str = "eth1"
     more: str = ""
+    app_more: str = ""
 
     def env_text(self, script: Path) -> str:
         """Return the service's file, the same on every node."""
@@ -47,7 +48,7 @@ class ProbeService:
             )
         if self.fs_image:
             parts.append(f"[fs#1]\ntype = ext4\ndev = {self.fs_image}\nmnt = {self.fs_mount}\nmnt_opt = rw\n")
-        parts.append(f"[app#1]\nscript = {script}\nstart = 10\nstop = 10\ncheck = 10\n")
+        parts.append(f"[app#1]\nscript = {script}\nstart = 10\nstop = 10\ncheck = 10\n{self.app_more}")
         if self.more:
             parts.append(self.more)
         parts.append("[hb#0]\ntype = OpenHA\n")

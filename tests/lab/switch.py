@@ -12,6 +12,9 @@ from typing import Set, Tuple
 
 from machine import LabError, Machine
 
+ALREADY_GONE = ("Cannot find device", "No such device")
+"""What `ip` says of an interface that the kernel removed before it, or meanwhile."""
+
 
 def run_ip(network_of: Machine, batch: str) -> None:
     """Run a batch of `ip` commands of this machine in the network of one of the lab."""
@@ -52,7 +55,8 @@ class Switch:
         for cable in self.cables:
             end = self._end(node, number, cable)
             lines = [
-                f"link add {end} type veth peer name {cable} netns {node.pid}",
+                f"link add {end} type veth peer name {cable} address {self._station(number, cable)} "
+                f"netns {node.pid}",
                 f"link set {end} master br-{cable}",
                 f"link set {end} {'down' if (number, cable) in self._cut else 'up'}",
             ]
@@ -69,7 +73,8 @@ class Switch:
             batch = f"link del {end}\n"
             argv = ["nsenter", f"--net=/proc/{self.machine.pid}/ns/net", "ip", "-force", "-batch", "-"]
             done = subprocess.run(argv, input=batch, text=True, capture_output=True, timeout=30, check=False)
-            if done.returncode != 0 and "Cannot find device" not in done.stderr:
+            gone = any(text in done.stderr for text in ALREADY_GONE)
+            if done.returncode != 0 and not gone:
                 raise LabError(f"{end} on the switch: {done.stderr.strip()}")
 
     def cut(self, node: Machine, number: int, cable: str) -> None:
@@ -89,6 +94,10 @@ class Switch:
         flood = "off" if deaf else "on"
         end = self._end(node, number, cable)
         run_ip(self.machine, f"link set {end} type bridge_slave mcast_flood {flood} bcast_flood {flood}")
+
+    def _station(self, number: int, cable: str) -> str:
+        """Return the hardware address of a node's interface: as a real one's, the same in every life."""
+        return f"02:00:00:00:{self.cables.index(cable) + 1:02x}:{number:02x}"
 
     def _end(self, node: Machine, number: int, cable: str) -> str:
         """Name of the switch's end: new with each life, as the kernel removes the old one in its own time."""

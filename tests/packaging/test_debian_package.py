@@ -14,6 +14,13 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 COMMANDS = ("hbmgr", "svcmgr", "svcmon")
+MASS_COMMANDS = (
+    "allservices",
+    "allupservices",
+    "alldownservices",
+    "allprimaryservices",
+    "allsecondaryservices",
+)
 
 
 def _run(*argv, **more):
@@ -77,7 +84,8 @@ def test_it_installs_commands_drivers_units_and_documents(installed):
     """Each thing stands where the distribution wants it."""
     modules = "usr/lib/python3/dist-packages/opensvc_hb"
     expected = {
-        *(f"usr/bin/{command}" for command in COMMANDS),
+        *(f"usr/bin/{command}" for command in (*COMMANDS, *MASS_COMMANDS)),
+        *(f"usr/share/man/man1/{command}.1.gz" for command in MASS_COMMANDS),
         f"{modules}/core/rules.py",
         f"{modules}/drivers/resource/app/simple.py",
         "lib/systemd/system/opensvc-hb.service",
@@ -90,6 +98,7 @@ def test_it_installs_commands_drivers_units_and_documents(installed):
         "usr/share/man/man1/svcmgr.1.gz",
         "usr/share/man/man1/svcmon.1.gz",
         "usr/share/man/man5/hb.conf.5.gz",
+        "usr/share/man/man5/svc.env.5.gz",
         "usr/share/doc/opensvc-hb/examples/monitor",
         "usr/share/doc/opensvc-hb/examples/web.example.com.env",
     }
@@ -114,7 +123,8 @@ def test_every_driver_of_the_tree_is_installed(installed):
 def test_it_depends_on_the_distribution_alone(package):
     """What it needs is in Debian, by name, in versions that bookworm has."""
     depends = _run("dpkg-deb", "--field", package, "Depends").stdout
-    for name in ("python3-cryptography", "python3-psutil", "python3-lxml", "python3-pyroute2", "iproute2"):
+    libraries = ("cryptography", "docker", "lxml", "psutil", "pyroute2")
+    for name in (*(f"python3-{library}" for library in libraries), "iproute2"):
         assert name in depends
     assert _run("dpkg-deb", "--field", package, "Architecture").stdout == "all\n"
     for name in re.findall(r"[a-z][a-z0-9.+-]+", re.sub(r"\([^)]*\)|:any", "", depends)):
@@ -155,7 +165,7 @@ def test_the_unit_is_valid_and_starts_an_installed_command(installed):
 
 def test_its_libraries_are_those_of_debian():
     """The checks around this one mean something: no library comes from elsewhere on this machine."""
-    for library in ("cryptography", "lxml", "psutil", "pyroute2"):
+    for library in ("cryptography", "docker", "lxml", "psutil", "pyroute2"):
         program = f"import {library}; print({library}.__file__)"
         environment = {"PATH": "/usr/bin", "PYTHONNOUSERSITE": "1"}
         found = _run("/usr/bin/python3", "-c", program, env=environment, cwd="/")
@@ -163,7 +173,7 @@ def test_its_libraries_are_those_of_debian():
         assert found.stdout.startswith("/usr/lib/python3/dist-packages/")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *MASS_COMMANDS])
 def test_each_command_runs(on_debian, command):
     """`--help` answers at once, with Debian's Python and libraries."""
     ended = on_debian(command, "--help")

@@ -18,6 +18,7 @@ from opensvc_hb.core import (
     healing,
     lease,
     membership,
+    monitoring,
     negotiation,
     outcome,
     rules,
@@ -475,5 +476,37 @@ MUTANTS = (
         plots=("cut",),
         row="S7",
         verdict=Verdict.START,
+    ),
+    # 12. Resource monitoring.
+    Mutant(
+        "unknown counts as down",
+        "unknown never moves a service",
+        Profile.RESOURCES,
+        edits=(
+            Edit(
+                monitoring.reported,
+                "Answer.UNKNOWN if report is None else report.answer",
+                "Answer.UP if report and report.answer is Answer.UP else Answer.DOWN",
+            ),
+        ),
+    ),
+    Mutant(
+        "one look is enough",
+        "a resource is seen down twice before its service moves",
+        Profile.RESOURCES,
+        edits=(Edit(monitoring.monitor_situation, "known.downs_count >= 2", "True"),),
+    ),
+    Mutant(
+        "moved whoever can take it",
+        "no move while the other side cannot take over",
+        Profile.RESOURCES,
+        edits=(Edit(monitoring.monitor_situation, "taker_of(state, instance.service, now)", "Taker.READY"),),
+    ),
+    Mutant(
+        "moved again and again",
+        "at most max_moves in the window",
+        Profile.RESOURCES,
+        edits=(Edit(monitoring.monitor_situation, "len(moves) >= monitoring.moves_max", "False"),),
+        plots=("resource_dies_on_both",),
     ),
 )

@@ -93,6 +93,7 @@ def context(tmp_path, recorder, **changes):
         "var": str(tmp_path / "var/lib/opensvc"),
         "log": str(tmp_path / "var/log/opensvc"),
         "tmp": str(tmp_path / "var/tmp/opensvc"),
+        "runtime": str(tmp_path / "run/opensvc"),
         "run": recorder.run,
         "info": recorder.log("INFO"),
         "warning": recorder.log("WARNING"),

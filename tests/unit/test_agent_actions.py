@@ -295,9 +295,8 @@ def test_a_second_action_waits_and_then_says_who_holds_the_lock(site):
     with (site.root.var / "lock/svc").open("r+") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         assert do(site, "svc", "startip", wait_lock_s=0.05) == 1
-    text = (
-        f"timed out waiting for lock: an action on svc is already running by process {os.getpid()} (0.05 s)"
-    )
+    by = f"an action on svc is already running by process {os.getpid()} (startip)"
+    text = f"timed out waiting for lock: {by} (0.05 s)"
     assert site.log == [f"ERROR SVC {text}"]
     assert do(site, "svc", "startip", wait_lock_s=0) == 0
 

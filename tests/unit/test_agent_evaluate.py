@@ -10,6 +10,7 @@ from agent_site import BASE, Site
 
 from opensvc_hb.agent.adapter import AgentAdapter
 from opensvc_hb.agent.evaluate import evaluate
+from opensvc_hb.agent.probe_threads import answer_in_threads
 from opensvc_hb.agent.render import render_tree
 from opensvc_hb.agent.resource import Status
 from opensvc_hb.agent.started_mark import set_mark
@@ -143,6 +144,39 @@ def stamp(site, node, rid, age_s):
 
 def sync(site):
     return [(r.status, r.messages) for r in look(site).resources if r.group == "sync"]
+
+
+def test_resources_that_share_what_they_learn_are_asked_in_one_process(site):
+    """One after the other, in their order; those of another type in processes of their own."""
+    driver = site.root.etc / "drivers/resource/container/fake.py"
+    together = '    type_name = "container.fake"\n    asked_together = True\n'
+    driver.write_text(driver.read_text().replace('    type_name = "container.fake"\n', together))
+    containers = "".join(f"[container#{n}]\ntype = fake\nfile = FILE:c{n}\n" for n in (1, 2, 3))
+    site.service("svc", BASE + containers + FS)
+    (site.top / "c2").touch()
+    asked = []
+
+    def ask(tasks, limit_s):
+        asked.append(len(tasks))
+        return answer_in_threads(tasks, limit_s)
+
+    shown = {resource.rid: resource.status for resource in look(site, ask=ask).resources}
+    assert asked[0] == 2
+    assert [shown[f"container#{n}"] for n in (1, 2, 3)] == [Status.DOWN, Status.UP, Status.DOWN]
+    assert shown["fs#1"] is Status.DOWN
+
+
+def test_a_shared_question_that_breaks_down_leaves_all_of_them_unknown(site):
+    """Each of them says why."""
+    driver = site.root.etc / "drivers/resource/container/fake.py"
+    together = '    type_name = "container.fake"\n    asked_together = True\n'
+    driver.write_text(driver.read_text().replace('    type_name = "container.fake"\n', together))
+    broken = "[container#1]\ntype = fake\nfile = FILE:c\nfails = crash\n"
+    site.service("svc", BASE + broken + "[container#2]\ntype = fake\nfile = FILE:c\n")
+    first, second = look(site).resources[:2]
+    assert not first.known
+    assert not second.known
+    assert first.messages == second.messages == ("unable to determine status: RuntimeError: broken driver",)
 
 
 def test_a_sync_on_the_passive_node_tells_of_its_own_copy(site):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from agent_site import BASE, Site
 
+from opensvc_hb.core.config import Monitored
 from opensvc_hb.core.effects import RunAction
 from opensvc_hb.core.events import ActionFinished, Outcome
 from opensvc_hb.core.states import ActionVerb, Avail
@@ -49,6 +50,32 @@ def finished(runner, inbox, verb, action_id):
         event = inbox.get(timeout=DEADLINE_S)
         if isinstance(event, ActionFinished) and event.action_id == action_id:
             return event
+
+
+def test_a_resource_is_restarted_and_the_command_before_a_move_is_run(site, runner, inbox):
+    """Through the whole runner: the words of the order arrive, and its exit status comes back."""
+    script = site.top / "before"
+    script.write_text(f"#!/bin/sh\ntouch {site.top}/prepared\n")
+    script.chmod(0o755)
+    site.service("svc", TEXT.replace("[hb#0]", f"pre_monitor_action = {script}\n[hb#0]") + "monitor = true\n")
+    runner.run(RunAction("web", "svc", 1, ActionVerb.RESTART, DEADLINE_S, rid="fs#1", attempt="1/2"))
+    event = inbox.get(timeout=DEADLINE_S)
+    assert (event.outcome, event.verb, event.avail) == (Outcome.DONE, ActionVerb.RESTART, Avail.UNKNOWN)
+    assert site.journal == ["start fs#1"]
+    assert "try number 1/2" in (site.root.log / "svc.log").read_text()
+    runner.run(RunAction("web", "svc", 2, ActionVerb.PREPARE, DEADLINE_S))
+    event = inbox.get(timeout=DEADLINE_S)
+    assert (event.outcome, event.verb) == (Outcome.DONE, ActionVerb.PREPARE)
+    assert (site.top / "prepared").exists()
+
+
+def test_what_is_monitored_is_declared(site, runner):
+    """The daemon learns which resources to watch with the rest of a service's declaration."""
+    site.service("svc", TEXT + "monitor = true\nrestart = 2\n")
+    answers = queue.Queue()
+    runner.declare(answers.put)
+    [service] = answers.get(timeout=DEADLINE_S).services
+    assert service.monitoring.resources == (Monitored("fs#1", 2),)
 
 
 def test_a_service_is_started_verified_announced_and_stopped(site, runner, inbox):

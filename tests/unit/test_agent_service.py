@@ -142,7 +142,7 @@ def test_each_complaint_names_file_line_section_and_keyword(site):
         site,
         "[DEFAULT]\nservice_type = XXX\nnodes = n1 n2\nfoo = bar\ndisable = maybe\n"
         "[fs#1]\ntype = fake\nnosuch = 1\n[fs#one]\ntype = fake\n[fs#2]\ntype = fakee\nfile = a\n"
-        "[vg#1]\nvgname = a\n[fs#3]\nfile = a\n[hb#0]\nname = x\n[foo#1]\n[fs#4]\ntype = fake\nfile = a\n"
+        "[drbd#1]\nvgname = a\n[fs#3]\nfile = a\n[hb#0]\nname = x\n[foo#1]\n[fs#4]\ntype = fake\nfile = a\n"
         "always_on@n1 = n1\n[app#1]\nscript = /x\nstart = soon\n[subset#fs:a]\nparallel = perhaps\n",
     )
     drivers = site.loader.finder.all()
@@ -159,7 +159,7 @@ def test_each_complaint_names_file_line_section_and_keyword(site):
         "svc.env:8: fs#1.nosuch: unknown keyword",
         "svc.env:9: fs#one: a resource's number must start with a digit",
         f"svc.env:12: fs#2.type: no driver for type 'fakee' (have {types})",
-        "svc.env:14: vg#1: no driver for vg",
+        "svc.env:14: drbd#1: no driver for drbd",
         f"svc.env:16: fs#3.type: type must be set in section fs#3 (one of {types})",
         "svc.env:18: hb#0.type: type must be set in section hb#0 (one of openha)",
         "svc.env:20: foo#1: no driver for foo",
@@ -181,22 +181,23 @@ def test_the_file_is_judged_as_each_of_its_nodes_reads_it(site):
 def test_what_has_no_effect_is_mentioned_and_accepted(site):
     """Keywords of the agents without effect, scopes of nobody, keys twice."""
     errors, notices = complaints(
-        site, BASE + "docker_data_dir = /x\n[fs#1]\ntype = fake\nfile = /a\nfile@n9 = /b\nfile = /c\n"
+        site, BASE + "flex_min_nodes = 1\n[fs#1]\ntype = fake\nfile = /a\nfile@n9 = /b\nfile = /c\n"
     )
     assert errors == []
     assert notices == [
-        "svc.env:4: DEFAULT.docker_data_dir: accepted, without effect",
+        "svc.env:4: DEFAULT.flex_min_nodes: accepted, without effect",
         "svc.env:8: fs#1.file@n9: 'n9' is no node of this service: never holds",
         "svc.env:9: fs#1.file: stands twice (also on line 7): this one, the last, holds",
     ]
 
 
-def test_a_reservation_that_would_not_be_taken_is_refused(site):
-    """A protection that is asked for and not given is an error, its absence is none."""
-    assert complaints(site, BASE + "scsireserv = true\n")[0] == [
-        "svc.env:4: DEFAULT.scsireserv: SCSI reservations are not available"
-    ]
-    assert complaints(site, BASE + "scsireserv = false\n")[0] == []
+def test_a_reservation_that_nothing_takes_is_mentioned(site):
+    """Where no resource is on disks; one that is has a resource beside it that reserves them."""
+    said = "svc.env:4: DEFAULT.scsireserv: no resource of this service is on disks: nothing is reserved"
+    assert complaints(site, BASE + "scsireserv = true\n") == ([], [said])
+    assert complaints(site, BASE + "scsireserv = false\n") == ([], [])
+    assert complaints(site, BASE + "scsireserv = true\n[vg#1]\nvgname = web\n") == ([], [])
+    assert "vg#1pr" in [member.rid for member in site.loader.service("svc").members]
 
 
 def test_a_resource_of_a_guest_is_refused(site):

@@ -28,13 +28,13 @@ from opensvc_hb.daemon.effects import Performer
 from opensvc_hb.daemon.guardian import LOST, Connection, Guardian, Learned, Reached
 from opensvc_hb.daemon.guardian_held import NodeHoldings, describe, list_addresses
 from opensvc_hb.daemon.guardian_keeper import Keeper
-from opensvc_hb.daemon.guardian_processes import ServiceProcesses, flock_takers
+from opensvc_hb.daemon.guardian_processes import ServiceProcesses, flock_takers, service_of_group
 from opensvc_hb.daemon.guardian_reset import MACHINE_PID_NAMESPACE, Machine, ResetKind, Resetter
 from opensvc_hb.daemon.monitor import Monitor
 from opensvc_hb.daemon.runner import Declared, NotEvaluated
 from opensvc_hb.daemon.sessions import Process
 from opensvc_hb.daemon.settings import Settings
-from opensvc_hb.held import Holding, HoldingKind, marks_of, unmarked
+from opensvc_hb.held import Holding, HoldingKind, container_notes, marks_of, unmarked
 from opensvc_hb.paths import Root
 
 TOP = Path(__file__).resolve().parents[2]
@@ -224,6 +224,34 @@ def test_what_only_a_stop_action_runs_is_no_part_of_the_instance():
     stop.wait()
 
 
+@pytest.mark.parametrize(
+    "group",
+    [
+        f"9:name=systemd:/docker/{'5' * 64}\n8:pids:/docker/{'5' * 64}\n0::/\n",
+        f"0::/docker/{'5' * 64}\n",
+        f"0::/system.slice/docker-{'5' * 64}.scope\n",
+        f"0::/docker/{'6' * 64}/below/{'5' * 64}\n",
+    ],
+)
+def test_a_control_group_tells_the_container_whoever_manages_it(group):
+    """The engine by itself or by systemd, the first version of control groups or the second."""
+    containers = {"5" * 64: "svc1", "7" * 64: "svc2"}
+    assert service_of_group(group, containers) == "svc1"
+    assert service_of_group(group.replace("5", "8"), containers) == ""
+    assert service_of_group("0::/\n", containers) == ""
+
+
+def test_containers_are_known_by_the_notes_of_the_services_asked_about(tmp_path):
+    """A file each, named by the container's id; a service without a note has none."""
+    notes = container_notes(str(tmp_path), "svc1")
+    processes = ServiceProcesses("/nowhere", "/nowhere/lock", False, runtime=str(tmp_path))
+    assert processes._containers(frozenset({"svc1"})) == {}
+    notes.mkdir()
+    (notes / ("5" * 64)).touch()
+    assert processes._containers(frozenset({"svc1", "svc2"})) == {"5" * 64: "svc1"}
+    assert processes._containers(frozenset({"svc2"})) == {}
+
+
 def test_a_process_of_ours_has_no_marks_whoever_started_us():
     assert unmarked({"A": "1", **marks_of(Path("/"), "svc1", "start")}) == {"A": "1"}
 
@@ -296,6 +324,16 @@ def test_a_doubt_about_process_1_is_a_refusal(fails):
     words = resetter(fake, ResetKind.PROCESS1, under_root=True).reset("why")
     assert words.startswith("the node is not reset: ")
     assert fake.did == (["end process 1"] if fails == "end" else [])
+
+
+def test_a_crash_is_asked_for_where_the_kernel_can_be_reset():
+    """The resource monitor may want a dump; nothing else changes."""
+    fake = FakeMachine(MACHINE_PID_NAMESPACE)
+    resetter(fake, ResetKind.SYSRQ).reset("app#1 is down", crashes=True)
+    assert fake.did[-1] == "write /proc/sysrq-trigger b'c'"
+    elsewhere = FakeMachine(CONTAINER)
+    assert "not reset" in resetter(elsewhere, ResetKind.SYSRQ).reset("app#1 is down", crashes=True)
+    assert elsewhere.did == []
 
 
 def test_sysrq_says_why_in_the_kernels_log_and_goes_on_without_it():

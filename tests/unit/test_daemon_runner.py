@@ -82,12 +82,13 @@ def test_the_first_error_that_the_agent_logs_is_the_reason(world, status, detail
 
 @pytest.mark.parametrize("verb", list(ActionVerb))
 def test_every_verb_is_answered(world, verb):
-    """Each verb of core is done; only announcing says nothing of the resources."""
+    """Each verb of core is done; start, stop and verify say what became of the resources."""
     runner = world.runner()
     world.ask(runner, "svc1", verb)
     finished = world.finished()
     assert (finished.verb, finished.outcome) == (verb, Outcome.DONE)
-    assert finished.avail is (Avail.UNKNOWN if verb is ActionVerb.ANNOUNCE else Avail.UP)
+    looks = verb in (ActionVerb.START, ActionVerb.STOP, ActionVerb.VERIFY)
+    assert finished.avail is (Avail.UP if looks else Avail.UNKNOWN)
 
 
 def test_a_failed_stop_is_failed_with_its_status(world):

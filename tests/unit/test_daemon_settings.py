@@ -21,6 +21,7 @@ def test_every_keyword_is_read(tmp_path):
     text = (
         "[hb]\nprotocol = both\nwait_for_peer = 0\ntakeover = ask\ntakeover_frozen = yes\nheal = stop\n"
         "restart_within = 30\nleave_within = 20\nstatus_interval = 5\nstatus_max_age = 9.5\n"
+        "monitor_interval = 3\n"
         "max_parallel = 4\ncontrol_group = adm\nlease = no\nreset = watchdog\nwatchdog = /dev/watchdog1\n"
         "openha_tree = /usr/local/cluster\n"
     )
@@ -33,6 +34,7 @@ def test_every_keyword_is_read(tmp_path):
     assert settings.policies.heal is HealPolicy.STOP
     assert (settings.policies.restart_within_s, settings.policies.leave_within_s) == (30, 20)
     assert (settings.status_interval_s, settings.status_max_age_s) == (5, 9.5)
+    assert settings.monitor_interval_s == 3
     assert (settings.max_parallel, settings.control_group) == (4, "adm")
     assert settings.policies.lease is LeasePolicy.NO
     assert (settings.reset, settings.watchdog) == (ResetKind.WATCHDOG, "/dev/watchdog1")

@@ -115,6 +115,33 @@ def test_a_service_that_may_have_spoilt_its_group_is_asked_alone():
     assert sorted(schedule.take_due(125.0)) == ["a", "b", "c"]
 
 
+def test_watched_services_have_a_pace_of_their_own():
+    """They are evaluated at the monitor's interval, the others once per interval as before."""
+    schedule = StatusSchedule(60.0, group_max=1, watch_interval_s=10.0)
+    schedule.set_services(["a", "b"], 0.0)
+    play(schedule, until=59.0)
+    schedule.set_watched(["b"], 60.0)
+    done = [name for _moment, name in play(schedule, until=179.9, now=60.0)]
+    assert done.count("a") == 2
+    assert done.count("b") in (11, 12)
+    schedule.set_watched([], 180.0)
+    later = [name for _moment, name in play(schedule, until=299.9, now=180.0)]
+    assert later.count("b") in (2, 3)
+
+
+def test_who_is_to_be_looked_at_again_is_next():
+    """An evaluation that runs at that moment does not count: it may have looked too early."""
+    schedule = StatusSchedule(60.0, group_max=1)
+    schedule.set_services(["a", "b"], 0.0)
+    play(schedule, until=5.0)
+    schedule.look_again("b", 6.0)
+    assert schedule.take_due(6.0) == ("b",)
+    schedule.look_again("b", 6.5)
+    assert schedule.ended("b", 7.0) is None
+    assert schedule.take_due(7.0) == ("b",)
+    assert schedule.ended("b", 8.0) == 7.0
+
+
 def test_an_evaluation_that_an_action_overlapped_is_thrown_away():
     """Its result shows neither before nor after; the service is evaluated anew."""
     schedule = StatusSchedule(60.0)
@@ -177,7 +204,9 @@ class Bench:
         self.reports = queue.Queue()
         self.statuses = Statuses(
             lambda svcnames, callback, limit_s: self.questions.put((svcnames, callback, limit_s)),
-            lambda name, avail: self.reports.put((name, avail, threading.current_thread().name)),
+            lambda name, avail, resources: self.reports.put(
+                (name, avail, resources, threading.current_thread().name)
+            ),
             logging.getLogger("test.statuses"),
             clock=lambda: self.now_s,
             limit_s=30.0,
@@ -190,7 +219,7 @@ class Bench:
         return callback
 
     def next_report(self):
-        name, avail, thread = self.reports.get(timeout=DEADLINE_S)
+        name, avail, self.resources, thread = self.reports.get(timeout=DEADLINE_S)
         assert thread == "statuses"
         return name, avail
 

@@ -4,10 +4,11 @@ import re
 
 import pytest
 from driver_loader import DRIVERS, Recorder, context, converted, driver
+from shared_disk import recording
 
-from opensvc_hb.agent.resource import ActionError, Keyword, Resource, Status
+from opensvc_hb.agent.resource import ActionError, CommandResult, Keyword, Resource, Status
 
-OURS = ("app", "disk", "fs", "ip")
+OURS = ("app", "container", "disk", "fs", "ip", "share")
 NAMES = sorted(
     f"{path.parent.name}.{path.stem}"
     for path in (DRIVERS / "resource").glob("*/*.py")
@@ -16,12 +17,18 @@ NAMES = sorted(
 
 WRITTEN = {
     "app.simple": {"script": "/nowhere/db", "start": "1", "stop": "1", "check": "1"},
+    "container.docker": {"type": "docker", "run_image": "nowhere:1"},
     "disk.loop": {"file": "/nowhere/a.img"},
+    "disk.scsireserv": {},
+    "disk.vg": {"vgname": "vg-data"},
     "fs.bind": {"type": "bind", "dev": "/nowhere/data", "mnt": "/nowhere/mnt"},
+    "fs.btrfs": {"type": "btrfs", "dev": "/dev/nowhere", "mnt": "/nowhere/mnt"},
     "fs.ext4": {"type": "ext4", "dev": "/dev/nowhere", "mnt": "/nowhere/mnt"},
+    "fs.nfs": {"type": "nfs", "dev": "nowhere:/data", "mnt": "/dev/null/mnt"},
     "fs.tmpfs": {"type": "tmpfs", "dev": "none", "mnt": "/nowhere/mnt"},
     "fs.xfs": {"type": "xfs", "dev": "/dev/nowhere", "mnt": "/nowhere/mnt"},
     "ip.host": {"ipname": "192.0.2.99", "ipdev": "nosuch0"},
+    "share.nfs": {"type": "nfs", "path": "/nowhere", "opts": "n1(rw)"},
 }
 """A section of each driver whose resource is down on every machine."""
 
@@ -29,9 +36,36 @@ CANNOT_START = sorted(set(NAMES) - {"fs.tmpfs"})
 """Those whose section names something that no machine has."""
 
 
+ANSWERS = {
+    "disk.vg": recording("absent"),
+    "share.nfs": {"exportfs -v": ActionError("exportfs: command not found")},
+}
+"""What the tools of some drivers tell that are asked in any case; asking changes nothing."""
+
+
+class Asked(Recorder):
+    """A recorder that answers such questions, and keeps every other command."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = answers
+
+    def run(self, argv, timeout_s):
+        answer = self.answers.get(" ".join(argv))
+        if isinstance(answer, ActionError):
+            raise answer
+        return super().run(argv, timeout_s) if answer is None else CommandResult(tuple(argv), *answer)
+
+
 def made(name, tmp_path):
     kind = driver(name)
-    recorder = Recorder()
+    recorder = Asked(ANSWERS.get(name, {}))
+    if name == "disk.scsireserv":
+        protected, _ = made("disk.loop", tmp_path)
+        options = {"protects": protected, "no_preempt_abort": False}
+        resource = kind("x#1pr", options, context(tmp_path, recorder))
+        resource.tools_path = ""
+        return resource, recorder
     return kind("x#1", converted(kind, **WRITTEN[name]), context(tmp_path, recorder)), recorder
 
 
@@ -42,7 +76,7 @@ def test_declaration(name):
     assert issubclass(kind, Resource)
     assert kind.group == name.partition(".")[0]
     assert kind.type_name.partition(".")[0] == kind.group
-    assert kind.sections
+    assert kind.sections or name == "disk.scsireserv", "the agent makes that one beside another resource"
     assert all(text == text.lower() for text in (*kind.types, *kind.sections))
 
 

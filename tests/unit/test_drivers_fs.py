@@ -1,5 +1,7 @@
 """The fs drivers: the mount table read as text, and the tools' commands by transcript."""
 
+import threading
+
 import pytest
 from driver_loader import Recorder, context, converted, driver, module
 from hypothesis import given
@@ -352,3 +354,159 @@ def test_our_own_programs_are_told_apart():
     assert is_ours(("/usr/bin/python3", "/usr/bin/hbmgr", "daemon"))
     assert is_ours(("/usr/bin/python3", "-m", "opensvc_hb.daemon.runner_process"))
     assert not is_ours(("/usr/bin/vim", "notes"))
+
+
+def counted(machine, device, done, waiting):
+    """Let the kernel count requests to a device."""
+    folder = machine.sys / "dev/block" / device
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stat").write_text(f"{done} 0 0 0 {done} 0 0 0 {waiting} 0 0 0 0 0 0 0 0\n")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "status", "messages"),
+    [(0, Status.UP, []), (3, Status.WARN, ["/dev/gone does not answer: 3 requests wait for 0.2 s"])],
+)
+def test_disk_that_does_not_answer_is_a_warning(machine, waiting, status, messages):
+    """Requests that wait while none is done are a disk that hangs; an idle one is left alone."""
+    machine.write(TABLE + "40 22 253:9 / /m rw - xfs /dev/gone rw\n")
+    counted(machine, "253:9", 10, waiting)
+    made = machine.resource("fs.xfs", Recorder(), type="xfs", dev="/dev/gone", mnt="/m")
+    made.silence_s = 0.2
+    assert (made.status(), made.messages) == (status, messages)
+
+
+def test_slow_disk_is_not_silent(machine):
+    """One request done is an answer, however many wait."""
+    machine.write(TABLE + "40 22 253:9 / /m rw - xfs /dev/gone rw\n")
+    counted(machine, "253:9", 10, 3)
+    made = machine.resource("fs.xfs", Recorder(), type="xfs", dev="/dev/gone", mnt="/m")
+    made.silence_s = 60.0
+    threading.Timer(0.3, counted, [machine, "253:9", 11, 3]).start()
+    assert made.status() is Status.UP
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("/dev/my-vg/lv-a", "/dev/mapper/my--vg-lv--a"),
+        ("/dev/mapper/my--vg-lv--a", "/dev/mapper/my--vg-lv--a"),
+        ("/dev/sda1", "/dev/sda1"),
+        ("LABEL=a/b/c/d", "LABEL=a/b/c/d"),
+    ],
+)
+def test_volume_has_two_names(machine, device, expected):
+    """A volume that is gone is recognised in the mount table by the name that mount shows."""
+    assert module("fs._file_system").mapper_name(device) == expected
+    machine.write(f"{TABLE}40 22 253:9 / /m rw - xfs {expected} rw\n")
+    made = machine.resource(
+        "fs.xfs", Recorder([("findfs LABEL=a/b/c/d", (1, "", ""))] * 2), type="xfs", dev=device, mnt="/m"
+    )
+    assert made.status() is Status.UP
+
+
+class Disk:
+    """A disk of the service."""
+
+    group = "disk"
+    rid = "vg#1"
+
+
+def test_device_of_a_volume_group_is_waited_for(machine, tmp_path):
+    """udev makes the node some time after the group is active; a service without disks does not wait."""
+    node = tmp_path / "lv"
+    made = machine.resource("fs.xfs", Recorder(), type="xfs", dev=str(node), mnt="/m")
+    assert not made.device_exists()
+    kind = driver("fs.xfs")
+    lent = context(tmp_path, Recorder(), service_resources=lambda: (Disk(),))
+    made = kind("fs#1", converted(kind, type="xfs", dev=str(node), mnt="/m"), lent)
+    made.appear_s = 60.0
+    threading.Timer(0.2, node.touch).start()
+    assert made.device_exists()
+    made.appear_s = 0.1
+    node.unlink()
+    assert not made.device_exists()
+
+
+class Reservation:
+    """The reservation of fs#1, in a given state."""
+
+    group = "disk"
+    rid = "fs#1pr"
+
+    def __init__(self, status):
+        self.told = status
+        self.messages = ["held by deb2"]
+
+    def status(self):
+        self.messages = ["held by deb2"]
+        return self.told
+
+
+def test_not_mounted_without_its_reservation(machine, image, tmp_path):
+    """Started alone, by --rid, the file system asks for its reservation before it is touched."""
+    kind = driver("fs.ext4")
+    lent = context(tmp_path, Recorder(), service_resources=lambda: (Reservation(Status.DOWN),))
+    made = kind("fs#1", converted(kind, type="ext4", dev=str(image), mnt="/m"), lent)
+    made.proc_path = machine.proc
+    with pytest.raises(ActionError, match=r"reservation: fs#1pr is down \(held by deb2\)"):
+        made.start()
+
+
+def test_image_file_has_no_disk_to_reserve(machine, image):
+    """The file is protected with the file system that it is in."""
+    assert (
+        machine.resource("fs.xfs", Recorder(), type="xfs", dev=str(image), mnt="/m").reservable_disks() == ()
+    )
+
+
+def test_nfs_is_recognised_by_server_and_path(machine, tmp_path):
+    """The mount table alone tells; another server on the mount point is not ours."""
+    machine.write(f"{TABLE}40 22 0:50 / /m rw - nfs4 srv:/data rw,addr=10.0.0.1\n")
+    recorder = Recorder([("stat -f -c %T /m", (0, "nfs\n", ""))])
+    assert machine.resource("fs.nfs", recorder, type="nfs", dev="srv:/data/", mnt="/m").status() is Status.UP
+    made = machine.resource("fs.nfs", Recorder(), type="nfs", dev="other:/data", mnt="/m")
+    assert (made.status(), made.messages) == (Status.DOWN, ["srv:/data is mounted there instead"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (ActionError("'stat' did not end within 5 s, killed"), "srv:/data does not answer within 5 s"),
+        (
+            (1, "", "stat: cannot read: Stale file handle\n"),
+            "srv:/data: stat: cannot read: Stale file handle",
+        ),
+    ],
+)
+def test_server_that_does_not_answer_is_a_warning(machine, answer, message):
+    """It is asked by a program that can be killed."""
+    machine.write(f"{TABLE}40 22 0:50 / /m rw - nfs4 srv:/data rw\n")
+    made = machine.resource(
+        "fs.nfs", Recorder([("stat -f -c %T /m", answer)]), type="nfs", dev="srv:/data", mnt="/m"
+    )
+    assert (made.status(), made.messages) == (Status.WARN, [message])
+
+
+def test_server_that_is_gone_is_unmounted_by_force(machine):
+    """An unmount that hangs on its server is made again with -f."""
+    machine.write(f"{TABLE}40 22 0:50 / /m rw - nfs4 srv:/data rw\n")
+    hanging = ActionError("'umount /m' did not end within 60 s, killed")
+    recorder = Recorder([("umount /m", hanging), ("umount -f /m", machine.remove("/m"))])
+    machine.resource("fs.nfs", recorder, type="nfs", dev="srv:/data", mnt="/m").stop()
+    assert recorder.texts() == ["umount /m", str(hanging), "umount -f /m"]
+
+
+def test_btrfs_is_recognised_by_any_of_its_disks(machine, tmp_path):
+    """Its number in the mount table is none of a disk; the table may name another disk of it."""
+    for name in ("one", "two"):
+        (tmp_path / name).touch()
+    devices = machine.sys / "fs/btrfs/12-34/devices"
+    devices.mkdir(parents=True)
+    (devices / "one").touch()
+    (devices / "two").touch()
+    dev = str(tmp_path / "one")
+    machine.write(f"{TABLE}40 22 0:50 /vol /m rw - btrfs /dev/two rw\n")
+    assert machine.resource("fs.btrfs", Recorder(), type="btrfs", dev=dev, mnt="/m").status() is Status.UP
+    machine.write(f"{TABLE}40 22 0:50 /vol /m rw - btrfs /dev/three rw\n")
+    assert machine.resource("fs.btrfs", Recorder(), type="btrfs", dev=dev, mnt="/m").status() is Status.DOWN

@@ -145,7 +145,7 @@ WHERE_PEOPLE_READ_IT = {
     "opensvc_hb/cli/svcmgr.py": "the time of a status document",
     "opensvc_hb/cli/svcmon.py": "the time of a status document",
     "opensvc_hb/links/openha_host.py": "the sender's clock in the C program's structure: the format wants it",
-    "drivers/resource/sync/internal.py": "its stamps are dates, in the agents' format",
+    "drivers/resource/sync/_rsync.py": "its stamps are dates, in the agents' format",
 }
 
 

@@ -12,6 +12,7 @@ from opensvc_hb.agent.resource import ActionError, Holding, HoldingKind, Keyword
 
 from .._commands import must
 from .._loop_devices import devices_of
+from .._reserved import must_be_reserved
 
 LOSETUP_TIMEOUT_S = 30.0
 
@@ -62,6 +63,10 @@ class DiskLoop(Resource):
         """The file, as its loop device names it."""
         return (Holding(HoldingKind.LOOP_FILE, self.file),)
 
+    def reservable_disks(self) -> Tuple[str, ...]:
+        """The file itself where it is a block device; a file in a file system is protected with that."""
+        return (self.file,) if Path(self.file).is_block_device() else ()
+
     def start(self) -> None:
         """Bind the first free loop device to the file."""
         self.activated = False
@@ -70,6 +75,7 @@ class DiskLoop(Resource):
             return
         if not Path(self.file).exists():
             raise ActionError(f"file does not exist {self.file}")
+        must_be_reserved(self)
         must(self.context, ["losetup", "-f", self.file], LOSETUP_TIMEOUT_S)
         devices = devices_of(self.file, self.sys_path)
         if not devices:

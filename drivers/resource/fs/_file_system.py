@@ -1,7 +1,8 @@
 """What all file system drivers do alike: mounted or not, mount, unmount, and who is in the way.
 
 A status reads the mount table and never the file system: it answers while the storage
-hangs. The agents of the tutorial wrote a file `.opensvc` at the root instead; here the
+hangs, and says so: requests that wait for the disk while none is done are counted by the
+kernel. The agents of the tutorial wrote a file `.opensvc` at the root instead; here the
 kernel's word that the file system is read-only gives the same warning.
 
 A concrete driver says how a mount is recognised as its own, and what is checked before.
@@ -14,13 +15,23 @@ import os
 import signal
 import stat
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, List, Optional, Sequence, Tuple
 
-from opensvc_hb.agent.resource import ActionError, Holding, HoldingKind, Keyword, Resource, Status
+from opensvc_hb.agent.resource import (
+    ActionError,
+    CommandResult,
+    Holding,
+    HoldingKind,
+    Keyword,
+    Resource,
+    Status,
+)
 
 from .._commands import attempt, must
 from .._loop_devices import is_backed_by
+from .._reserved import must_be_reserved
 from ._holders import end_holders, find_holders, named
 from ._mounts import (
     Mount,
@@ -38,6 +49,8 @@ SYNC_TIMEOUT_S = 30.0
 RELEASE_S = 1.0
 """How long a mount namespace that just ended may take to let a device go."""
 RELEASE_STEP_S = 0.02
+APPEAR_STEP_S = 0.05
+SILENCE_STEP_S = 0.1
 LADDER = (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL)
 """Signals, in turn, to the processes that keep a mount busy; the last is for those started meanwhile."""
 
@@ -83,6 +96,39 @@ def fs_keywords(types: Sequence[str]) -> Tuple[Keyword, ...]:
             scopable=True,
         ),
     )
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests to a block device: how many are done since it is there, and how many wait now."""
+
+    done: int
+    waiting: int
+
+
+def requests_of(folder: Path) -> Optional[Requests]:
+    """Return what the kernel counts for a device, whose folder in sysfs this is; None without one.
+
+    Source: the kernel's Documentation/block/stat: reads, writes, discards, flushes; in flight.
+    """
+    try:
+        fields = [int(word) for word in (folder / "stat").read_text().split()]
+    except (OSError, ValueError):
+        return None
+    if len(fields) < 9:
+        return None
+    return Requests(done=sum(fields[at] for at in (0, 4, 11, 15) if at < len(fields)), waiting=fields[8])
+
+
+def mapper_name(device: str) -> str:
+    """Return a volume's name below /dev/mapper: /dev/my-vg/lv is /dev/mapper/my--vg-lv; others as they are.
+
+    Source: lvm(8): a hyphen of either name is doubled.
+    """
+    words = device.split("/")
+    if len(words) != 4 or words[:2] != ["", "dev"] or words[2] in ("mapper", "disk"):
+        return device
+    return f"/dev/mapper/{words[2].replace('-', '--')}-{words[3].replace('-', '--')}"
 
 
 class FileSystem(Resource):
@@ -137,6 +183,10 @@ class FileSystem(Resource):
         if top.is_read_only and "ro" not in self.mount_options:
             self.say("fs is not writable")
             return Status.WARN
+        silence = self.silence(top)
+        if silence:
+            self.say(silence)
+            return Status.WARN
         return Status.UP
 
     def holds(self) -> Tuple[Holding, ...]:
@@ -162,6 +212,7 @@ class FileSystem(Resource):
             raise ActionError(f"{here[-1].source} is already mounted on {self.mnt}")
         if not self.device_exists():
             raise ActionError(f"device does not exist {self.dev}")
+        must_be_reserved(self)
         self._make_mount_point()
         self.check_file_system()
         options = ",".join(self.options_to_mount())
@@ -191,6 +242,14 @@ class FileSystem(Resource):
         """Tell whether there is something to mount."""
         return True
 
+    def silence(self, mount: Mount) -> str:
+        """Tell that the storage of a mounted file system does not answer; "" when it does, or is not asked.
+
+        Bounded time; nothing that a dead storage could hold up is done in this process.
+        """
+        del mount
+        return ""
+
     def check_file_system(self) -> None:
         """Repair the file system before it is mounted, where its type has a tool for that."""
         self.context.info(f"fsck not implemented for {self.options['type']}")
@@ -202,6 +261,10 @@ class FileSystem(Resource):
     def options_to_mount(self) -> Tuple[str, ...]:
         """The words for `mount -o`."""
         return self.mount_options
+
+    def run_umount(self) -> CommandResult:
+        """Run the unmount; raises ActionError when it does not end in its time."""
+        return attempt(self.context, ["umount", self.mnt], MOUNT_TIMEOUT_S)
 
     def mounts(self) -> Tuple[Mount, ...]:
         """Return the mounts of this process's mount namespace."""
@@ -249,7 +312,7 @@ class FileSystem(Resource):
         Raises:
             ActionError: it failed for another reason, for which nobody must be ended.
         """
-        result = attempt(self.context, ["umount", self.mnt], MOUNT_TIMEOUT_S)
+        result = self.run_umount()
         if result.status == 0 or all(other.mount_id != mount.mount_id for other in self.mounts()):
             return True
         if "busy" not in result.stderr:
@@ -267,6 +330,11 @@ class FileSystem(Resource):
 class DeviceFileSystem(FileSystem):
     """A file system on a block device, or in an image file through a loop device."""
 
+    appear_s: ClassVar[float] = 5.0
+    """How long udev may take to make the node of a device that the service has just brought up."""
+    silence_s: ClassVar[float] = 5.0
+    """A disk that has requests to do and ends none of them for so long does not answer."""
+
     def is_own(self, mount: Mount) -> bool:
         """Compare device numbers, or the file behind the loop device."""
         path = self._device_path()
@@ -275,7 +343,8 @@ class DeviceFileSystem(FileSystem):
         except OSError:
             info = None
         if path is None or info is None:
-            return mount.source == self.dev  # the device node is gone, the mount may be there still
+            # the device node is gone, the mount may be there still
+            return mount.source in (self.dev, mapper_name(self.dev))
         if stat.S_ISBLK(info.st_mode):
             return mount.device == f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
         return is_backed_by(self.sys_path / "dev/block" / mount.device, path)
@@ -311,9 +380,42 @@ class DeviceFileSystem(FileSystem):
         return False
 
     def device_exists(self) -> bool:
-        """Tell whether the device node, the image file, or a device with this label exists."""
+        """Tell whether the device node, the image file, or a device with this label exists.
+
+        Where the service has disks of its own the device is waited for: udev makes the node,
+        or the link of the label, some time after the volume group is active.
+        """
+        deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + self.appear_s
+        while True:
+            path = self._device_path()
+            if path is not None and Path(path).exists():
+                return True
+            brought_up = any(other.group == "disk" for other in self.context.service_resources())
+            if not brought_up or time.clock_gettime(time.CLOCK_BOOTTIME) >= deadline:
+                return False
+            time.sleep(APPEAR_STEP_S)
+
+    def reservable_disks(self) -> Tuple[str, ...]:
+        """The block device, while there is one; the disks below it are found by who reserves them."""
         path = self._device_path()
-        return path is not None and Path(path).exists()
+        return (path,) if path is not None and Path(path).is_block_device() else ()
+
+    def silence(self, mount: Mount) -> str:
+        """Look whether requests to the device wait, by the kernel's count, and none is done meanwhile."""
+        folder = self.sys_path / "dev/block" / mount.device
+        first = requests_of(folder)
+        deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + self.silence_s
+        while first is not None and first.waiting:
+            if time.clock_gettime(time.CLOCK_BOOTTIME) >= deadline:
+                return (
+                    f"{mount.source} does not answer: {first.waiting} requests wait for {self.silence_s:g} s"
+                )
+            time.sleep(SILENCE_STEP_S)
+            now = requests_of(folder)
+            if now is None or now.done != first.done:
+                break
+            first = replace(first, waiting=now.waiting)
+        return ""
 
     def options_to_mount(self) -> Tuple[str, ...]:
         """The words of `mnt_opt`, and `loop` for an image file."""

@@ -1,0 +1,105 @@
+"""Fixtures of the VM tier: one image, one machine on which our package was installed, then pairs of nodes.
+
+A test gets two nodes that have just booted from disks of their own, the package installed and nothing
+configured, and it may break whatever it likes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+TREE = HERE.parent.parent
+sys.path.insert(0, str(HERE))  # before the names below can be found
+from bed import NODES, Bed  # noqa: E402
+from cluster import Cluster  # noqa: E402
+from image import ensure_image  # noqa: E402
+
+BED = pytest.StashKey()
+PACKAGE_PLACE = "/root/opensvc-hb.deb"
+INSTALL = f"DEBIAN_FRONTEND=noninteractive apt-get install --yes {PACKAGE_PLACE}"
+
+
+def pytest_collection_modifyitems(items):
+    """Everything here is of the VM tier."""
+    for item in items:
+        if HERE in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.vm)
+
+
+@pytest.fixture(scope="session")
+def vm_image():
+    """The image, built by now unless pytest was called directly."""
+    if os.geteuid() != 0:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("the VM tier needs root")
+    return ensure_image()
+
+
+@pytest.fixture(scope="session")
+def vm_workdir():
+    """A directory on a disk, for what the machines write; gone after the tests."""
+    path = Path(tempfile.mkdtemp(prefix="opensvc-hb-vmtest-", dir="/var/tmp"))
+    yield path
+    if not os.environ.get("VM_KEEP"):
+        shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def package(vm_workdir):
+    """Our Debian package, built from the tree."""
+    folder = vm_workdir / "package"
+    subprocess.run([TREE / "packaging/build-deb", folder], check=True, stdout=subprocess.DEVNULL)
+    return next(folder.glob("*.deb"))
+
+
+@pytest.fixture(scope="session")
+def installed_disk(vm_image, vm_workdir, package):
+    """The disk of a machine on which our package was installed, by apt, with nothing to download from."""
+    with Bed(vm_image, vm_workdir / "installing") as bed:
+        machine = bed.deb1
+        bed.array.power_on()
+        machine.power_on()
+        machine.wait_booted()
+        machine.send(package, PACKAGE_PLACE)
+        said = machine.run(INSTALL, 240).check()
+        kept = vm_workdir / "installed.cow"
+        (vm_workdir / "installed.txt").write_text(said.out)
+        machine.run("systemctl poweroff")
+        machine.wait_off()
+        shutil.move(machine.written, kept)
+    return kept
+
+
+@pytest.fixture
+def bed(vm_image, vm_workdir, installed_disk, request):
+    """Two nodes, booted, the package installed, nothing configured."""
+    folder = Path(tempfile.mkdtemp(prefix="bed-", dir=vm_workdir))
+    with Bed(vm_image, folder, dict.fromkeys(NODES, installed_disk)) as made:
+        request.node.stash[BED] = made
+        made.boot()
+        yield made
+
+
+@pytest.fixture
+def cluster(bed):
+    """The same two nodes as a cluster on two networks and a disk; no service, the daemons not started."""
+    made = Cluster(bed)
+    made.configure()
+    return made
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add what the machines have to say to the report of a failure."""
+    outcome = yield
+    report = outcome.get_result()
+    made = item.stash.get(BED, None)
+    if report.failed and report.when == "call" and made is not None:
+        report.sections.append(("machines", made.report()))
