@@ -132,6 +132,8 @@ class Listener(LinkThread):
         self._publish()
 
     def _take(self, arrival: Arrival) -> None:
+        if arrival.is_baseline:
+            self._opener.begin_again()
         opened = self._opener.open(arrival.datagram)
         if isinstance(opened, Rejected):
             self._rejected[opened.reason] += 1
