@@ -45,6 +45,9 @@ class Reader(Protocol):
     def read(self, data: bytes, /) -> Tuple[Result, ...]:
         """Return what one datagram says; takes any bytes."""
 
+    def begin_again(self) -> None:
+        """Forget what was accepted: what comes next was there before anybody looked."""
+
 
 class Listener(LinkThread):
     """Listens to one line of another node."""
@@ -144,6 +147,8 @@ class Listener(LinkThread):
 
     def _take(self, arrival: Arrival) -> Tuple[Result, ...]:
         """Hand over what a datagram says, and return it."""
+        if arrival.is_baseline:
+            self._reader.begin_again()
         results = self._reader.read(arrival.datagram)
         for result in results:
             if isinstance(result, Rejected):
