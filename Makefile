@@ -73,7 +73,7 @@ test-packaging: venv ## build the wheel and the Debian package, look inside, run
 
 test-lab: venv ## two real nodes in namespaces of this machine (root)
 	@echo; echo "==== lab: real nodes in namespaces ===="
-	@if packaging/can-run-lab; then $(PYTEST) tests/lab; \
+	@if packaging/can-run-lab; then $(PYTEST) -n 2 tests/lab; \
 	else echo "!!!! NOT TESTED: the lab, for the reason above !!!!"; [ "$$CI" != true ]; fi
 
 vm-test: venv ## two machines with kernels of their own, a shared disk, a plug to pull (root; 12 minutes)

@@ -78,6 +78,22 @@ class SlotWritten:
 
 
 @dataclass(frozen=True)
+class SlotFound:
+    """Our own slot holds an authentic beat of this node, above the one to be written there.
+
+    Nobody who has read it accepts less. The slot is left as it is until our beats are above it; as
+    long as they are not, each of them brings this event again.
+
+    Args:
+        incarnation, sequence: of the beat found there.
+    """
+
+    link_id: str
+    incarnation: int
+    sequence: int
+
+
+@dataclass(frozen=True)
 class GuardianActed:
     """The guardian did something to instances of this node, or cannot be reached; for people.
 
@@ -310,6 +326,7 @@ Event = Union[
     LinkFailed,
     LinkDrained,
     SlotWritten,
+    SlotFound,
     GuardianActed,
     Ticked,
     ActionFinished,

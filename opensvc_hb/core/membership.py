@@ -12,9 +12,9 @@ from typing import Dict, List, Optional, Tuple
 
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core import lease, legacy
-from opensvc_hb.core.events import BeatReceived, LegacyBeat, LinkDrained, LinkFailed
+from opensvc_hb.core.events import BeatReceived, LegacyBeat, LinkDrained, LinkFailed, SlotFound
 from opensvc_hb.core.messages import Beat, Entry, Hearing, link_tag
-from opensvc_hb.core.node_state import Drain, Liveness, NodeState, Offer, Peer, PeerLink
+from opensvc_hb.core.node_state import Drain, Liveness, NodeState, Offer, Peer, PeerLink, Phase
 from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import RUNNING, State
 from opensvc_hb.core.summary import summary_of
@@ -205,34 +205,14 @@ def _note_last_word(turn: Turn, peer: Peer) -> Peer:
 def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
     state = turn.state
     if (hearing.incarnation, hearing.sequence) > (state.incarnation, state.sequence):
-        # It accepted beats of ours that we never sent: our own record of our lives was lost. That
-        # happens once in a life; more often it is another machine that speaks in our name, and
-        # two that outdo each other must not flood the journals and the peer.
-        if state.reborn_at is not None and turn.now - state.reborn_at < REBIRTH_PAUSE_S:
-            return peer
-        why = "its store was lost"
-        if state.reborn_at is not None:
-            why = "another machine sends beats in its name"
-            turn.update(twin_at=turn.now)
-        turn.update(
-            incarnation=hearing.incarnation + 1, sequence=0, sent=(), longer_from=0, reborn_at=turn.now
-        )
-        for instance in list(turn.instances.values()):
-            if instance.frozen_at is not None:
-                turn.put(replace(instance, frozen_at=turn.next_sequence))
-        turn.journal(
-            "",
-            "node" if state.reborn_at is None else "alarm",
-            f"incarnation {state.incarnation} -> {hearing.incarnation + 1}",
-            f"{peer.node} had accepted {hearing.incarnation} from this node: {why}",
-        )
-        for instance in list(turn.instances.values()):
-            if instance.offer is not None:
-                offer = Offer(turn.state.incarnation, turn.next_sequence, turn.now)
-                turn.put(replace(instance, offer=offer))
-        turn.persist()
-        turn.send()
-        return replace(peer, holds_digest=b"", acked=0, acked_at=None, trusted_until=0.0)
+        # It accepted beats of ours that we never sent: our own record of our lives was lost.
+        if not _is_too_soon(state.reborn_at, turn.now):
+            is_first = state.reborn_at is None
+            turn.update(reborn_at=turn.now)
+            known = f"{peer.node} had accepted {hearing.incarnation} from this node"
+            _begin_anew(turn, hearing.incarnation, is_first, known)
+            peer = _unacknowledged(peer)
+        return peer
     if hearing.incarnation != state.incarnation:
         return peer
     timeouts = {link_tag(link.id): link.timeout_s for link in state.config.links_from(state.config.node)}
@@ -258,6 +238,68 @@ def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
         hears_us_at=turn.now if hearing.links else peer.hears_us_at,
         holds_digest=hearing.table_digest,
     )
+
+
+def slot_found(turn: Turn, event: SlotFound) -> None:
+    """Take an incarnation above what stands in our own slot, if that is above all that we sent.
+
+    Our own record of our lives was lost, and with disks alone no peer may be able to say so: one
+    that began anew as well never heard us, and yet takes nothing that is not above what it found in
+    our slot. What stands there is no peer's word: it acknowledges, permits and renews nothing.
+    """
+    state = turn.state
+    is_ours = (event.incarnation, event.sequence) <= (state.incarnation, state.sequence)
+    if is_ours or state.phase is Phase.BORN:
+        return
+    if not _is_too_soon(state.found_at, turn.now):
+        is_first = state.found_at is None
+        turn.update(found_at=turn.now)
+        _begin_anew(turn, event.incarnation, is_first, f"its slot {event.link_id} held {event.incarnation}")
+
+
+def _is_too_soon(raised_at: Optional[float], now: float) -> bool:
+    """Tell whether an incarnation that was raised may not be raised again yet.
+
+    That happens once in a life; more often it is another machine that speaks in our name, and
+    two that outdo each other must not flood the journals and the peer.
+    """
+    return raised_at is not None and now - raised_at < REBIRTH_PAUSE_S
+
+
+def _begin_anew(turn: Turn, above: int, is_first: bool, known: str) -> None:
+    """Take the next incarnation above one that is known of us: our sequences begin again with it.
+
+    Nothing that was said of earlier beats is said of these: no acknowledgement, no claim under way.
+    """
+    state = turn.state
+    turn.update(incarnation=above + 1, sequence=0, sent=(), longer_from=0)
+    if not is_first:
+        turn.update(twin_at=turn.now)
+    turn.journal(
+        "",
+        "node" if is_first else "alarm",
+        f"incarnation {state.incarnation} -> {above + 1}",
+        f"{known}: " + ("its store was lost" if is_first else "another machine sends beats in its name"),
+    )
+    stamp = Offer(turn.state.incarnation, turn.next_sequence, turn.now)
+    for instance in list(turn.instances.values()):
+        if instance.frozen_at is not None or instance.offer is not None:
+            frozen_at = None if instance.frozen_at is None else stamp.sequence
+            offer = None if instance.offer is None else stamp
+            turn.put(replace(instance, frozen_at=frozen_at, offer=offer))
+    if state.farewell is not None:
+        turn.update(farewell=turn.next_sequence)
+    if state.unconfirmed_from is not None:
+        turn.update(unconfirmed_from=turn.next_sequence)
+    for peer in list(turn.peers.values()):
+        turn.put_peer(_unacknowledged(peer))
+    turn.persist()
+    turn.send()
+
+
+def _unacknowledged(peer: Peer) -> Peer:
+    """Return a peer that has acknowledged nothing of our present incarnation yet."""
+    return replace(peer, holds_digest=b"", acked=0, acked_at=None, trusted_until=0.0, claim=None)
 
 
 def _note_promise(turn: Turn, peer: Peer, beat: Beat) -> Peer:

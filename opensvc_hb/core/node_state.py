@@ -363,8 +363,9 @@ class NodeState:
         left_guarded: what the guardian held a deadline for as this daemon began, by hb name and svcname,
             and the agent was not asked about yet.
         abandoned: services that ran here, as far as known, when they left the configuration.
-        reborn_at: when our incarnation was raised because a peer knew a higher one; twin_at: the
-            same, when it was not for the first time: another machine speaks in our name.
+        reborn_at, found_at: when our incarnation was raised because a peer, or our own slot, knew a
+            higher one; twin_at: the same, when either did not for the first time: another machine
+            speaks in our name.
         summary: derived from the rest, kept since most turns change no instance.
         lease: ours; guarded: the last order to the guardian, kept to tell changes only.
         watched: the services whose resources are watched, kept to tell changes only.
@@ -395,6 +396,7 @@ class NodeState:
     left_guarded: Tuple[Tuple[str, str], ...] = ()
     abandoned: Mapping[str, State] = field(default_factory=dict)
     reborn_at: Optional[float] = None
+    found_at: Optional[float] = None
     twin_at: Optional[float] = None
     lease: Lease = Lease()
     longer_from: int = 0

@@ -38,6 +38,7 @@ from opensvc_hb.core.events import (
     NodeNotReset,
     PeerConfirmedDead,
     ResourcesReported,
+    SlotFound,
     SlotWritten,
     StallDetected,
     Ticked,
@@ -179,6 +180,8 @@ def _route(turn: Turn, event: Event) -> None:
         membership.link_failed(turn, event)
     elif isinstance(event, SlotWritten):
         lease.slot_written(turn, event)
+    elif isinstance(event, SlotFound):
+        membership.slot_found(turn, event)
     elif isinstance(event, GuardianActed):
         kind = "alarm" if event.alarm else "guardian"
         for name in event.services or ("",):

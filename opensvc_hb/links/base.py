@@ -13,6 +13,7 @@ Runs in: the thread that owns the object; the threads it starts talk back by eve
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import MappingProxyType
 from typing import Callable, Iterable, List, Mapping, Optional, Tuple, Union
 
@@ -24,7 +25,7 @@ from opensvc_hb.links.disk import DiskCarrier
 from opensvc_hb.links.keyring import Keyring
 from opensvc_hb.links.link_ends import Surroundings, make_listener, make_sender, shape_of
 from opensvc_hb.links.link_thread import Clock, LinkCounters, PutEvent
-from opensvc_hb.links.listener import Listener
+from opensvc_hb.links.listener import DatagramListener, Listener, SlotLooker
 from opensvc_hb.links.net import NetCarrier
 from opensvc_hb.links.openha_host import Host, this_host
 from opensvc_hb.links.sender import Sender
@@ -94,6 +95,7 @@ class Links:
             else:
                 self._listeners.append(make_listener(link, carrier, around))
                 self._threads.append(self._listeners[-1])
+        self._introduce()
 
     def start(self) -> None:
         """Start a thread per line, once; a path that cannot be opened is reported as an event."""
@@ -101,6 +103,17 @@ class Links:
             self._host.start()
         for thread in self._threads:
             thread.start()
+
+    def _introduce(self) -> None:
+        """Have what a network brings from a node point its slots' listeners to what it writes."""
+        for listener in self._listeners:
+            slots = [
+                other
+                for other in self._listeners
+                if isinstance(other, SlotLooker) and other.link.node == listener.link.node
+            ]
+            if isinstance(listener, DatagramListener) and slots:
+                listener.tell(partial(_expect, slots))
 
     def order_services(self, names: Iterable[str]) -> None:
         """List our services in this order from now on, where beats are the C program's structures."""
@@ -137,3 +150,8 @@ class Links:
             for thread in self._threads
             if not thread.join(deadline - time.clock_gettime(time.CLOCK_BOOTTIME))
         )
+
+
+def _expect(slots: Iterable[SlotLooker]) -> None:
+    for slot in slots:
+        slot.expect()

@@ -238,6 +238,10 @@ class Opener:
         self._last_is_complete = True
         self._assembly: Optional[TableAssembly] = None
 
+    def begin_again(self) -> None:
+        """Forget what was accepted, since all of it was there before anybody looked. The floor stays."""
+        self._last, self._last_is_complete, self._assembly = None, True, None
+
     def open(self, data: bytes) -> Opened:
         """Return what `data` says. Cheap checks first: junk costs about a microsecond."""
         rejected = self._refuse_clear(data)

@@ -145,6 +145,10 @@ class NativeReader:
         """Return what the datagram says."""
         return (self._opener.open(native_part(data)),)
 
+    def begin_again(self) -> None:
+        """Forget what was accepted."""
+        self._opener.begin_again()
+
 
 class StructureReader:
     """Reads the structures that arrive on one line of another node.
@@ -173,6 +177,11 @@ class StructureReader:
         if structure and is_disbelieved(opened):
             return (opened, self.claim(structure))
         return (opened,)
+
+    def begin_again(self) -> None:
+        """Forget what was accepted of native beats; structures have no order that could be."""
+        if self._opener is not None:
+            self._opener.begin_again()
 
     def claim(self, data: bytes) -> Union[LegacyBeat, Rejected]:
         """Return the beat that a structure is, or why it is none of this line's node."""

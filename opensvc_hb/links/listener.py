@@ -10,7 +10,11 @@ flood does not postpone the answer for ever; of a slot it takes one new read, an
 what the reads have shown. A link whose path fails answers at once (nothing can be waiting
 there); a link that hangs in a read answers when it wakes, if ever: who asks needs a limit.
 
-Runs in: the listening thread of one link, except `ask` (any thread).
+A node writes its slot when it sends its beats. So where a network has just brought one, the slots
+of its sender are looked at out of turn: what they say is then known as young as it is, and the
+silence of a node that dies is not counted from up to a read's distance later than it began.
+
+Runs in: the listening thread of one link, except `ask` and `expect` (any thread).
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ import queue
 import select
 import socket
 from abc import abstractmethod
-from typing import List, Optional, Protocol, Tuple
+from threading import Event
+from typing import Callable, List, Optional, Protocol, Tuple
 
 from opensvc_hb.core.events import BeatReceived, LegacyBeat, LinkDrained, SlotView
 from opensvc_hb.core.messages import Beat
@@ -35,6 +40,9 @@ from opensvc_hb.links.structure_watch import StructureWatch
 READS_BETWEEN_LOOKS = 256
 """Under a flood, questions and stop requests are looked for after so many datagrams."""
 
+WRITTEN_IN_S = 0.005
+"""A slot is written within this of its beat on a network, as a rule; else the next read shows it."""
+
 LOOK_MAX_S = 60.0
 """A listener that nothing wakes looks so often whether its thread should end."""
 
@@ -44,6 +52,9 @@ class Reader(Protocol):
 
     def read(self, data: bytes, /) -> Tuple[Result, ...]:
         """Return what one datagram says; takes any bytes."""
+
+    def begin_again(self) -> None:
+        """Forget what was accepted: what comes next was there before anybody looked."""
 
 
 class Listener(LinkThread):
@@ -75,6 +86,13 @@ class Listener(LinkThread):
             is_asked: all that had arrived is wanted, however much it is.
         """
 
+    def _settled(self, tokens: List[int]) -> List[int]:
+        """Wait for what is about to come, if that is wanted; return all questions taken in by then."""
+        return tokens
+
+    def _heard_beat(self) -> None:
+        """Note that a beat of ours came in."""
+
     def _arrives(self) -> Optional[int]:
         """Return the descriptor that becomes readable, None when there is none."""
         return None
@@ -104,7 +122,7 @@ class Listener(LinkThread):
                 self._wait(max(0.0, self._retry_at - self._clock()))
             if self._stopped.is_set():
                 return
-            tokens = self._asked()
+            tokens = self._settled(self._asked())
             if self._is_open:
                 self._look(bool(tokens))
             for token in tokens:
@@ -144,6 +162,8 @@ class Listener(LinkThread):
 
     def _take(self, arrival: Arrival) -> Tuple[Result, ...]:
         """Hand over what a datagram says, and return it."""
+        if arrival.is_baseline:
+            self._reader.begin_again()
         results = self._reader.read(arrival.datagram)
         for result in results:
             if isinstance(result, Rejected):
@@ -156,6 +176,7 @@ class Listener(LinkThread):
                     self._last_at = self._clock()
                     self._key_id = sealing_key_id(native_part(arrival.datagram))
                     self._put(BeatReceived(self.link.id, result))
+                    self._heard_beat()
         return results
 
     def _refuse(self, rejected: Rejected) -> None:
@@ -174,6 +195,14 @@ class DatagramListener(Listener):
         super().__init__(carrier, reader, put, clock)
         self._path = carrier
         self._refresh_at = 0.0
+        self._on_beat: Callable[[], None] = lambda: None
+
+    def tell(self, on_beat: Callable[[], None]) -> None:
+        """Have `on_beat` called, from this link's thread, for every beat; before `start`."""
+        self._on_beat = on_beat
+
+    def _heard_beat(self) -> None:
+        self._on_beat()
 
     def _look_in_s(self) -> float:
         return self._path.refresh_every_s or LOOK_MAX_S
@@ -195,18 +224,42 @@ class DatagramListener(Listener):
             self._path.refresh()
 
 
-class SlotListener(Listener):
+class SlotLooker(Listener):
+    """Looks at a slot at its pace, and out of turn when something new is expected there."""
+
+    def __init__(self, carrier: SlotCarrier, reader: Reader, put: PutEvent, clock: Clock) -> None:
+        super().__init__(carrier, reader, put, clock)
+        self._path = carrier
+        self._expected = Event()
+
+    def expect(self) -> None:
+        """Have the slot looked at soon: its node has just been heard on a network."""
+        if not self._expected.is_set():
+            self._expected.set()
+            self._wake()
+
+    def _look_in_s(self) -> float:
+        return self._path.reads_every_s
+
+    def _settled(self, tokens: List[int]) -> List[int]:
+        """Give an expected write its time; a question is answered by a read made at once."""
+        if self._expected.is_set():
+            written_at = self._clock() + WRITTEN_IN_S
+            while not tokens and not self._stopped.is_set() and self._clock() < written_at:
+                self._wait(written_at - self._clock())
+                tokens = self._asked()
+            self._expected.clear()
+        return tokens
+
+
+class SlotListener(SlotLooker):
     """Looks at the slot of another node."""
 
     def __init__(
         self, carrier: SlotCarrier, reader: Reader, watch: SlotWatch, put: PutEvent, clock: Clock
     ) -> None:
         super().__init__(carrier, reader, put, clock)
-        self._path = carrier
         self._watch = watch
-
-    def _look_in_s(self) -> float:
-        return self._path.reads_every_s
 
     def _hand_over(self, is_asked: bool) -> None:
         """Read the slot once; what it shows now answers every question taken in before."""
@@ -228,7 +281,7 @@ class SlotListener(Listener):
         return self._watch.note or super()._note()
 
 
-class StructureSlotListener(Listener):
+class StructureSlotListener(SlotLooker):
     """Looks at a slot that holds the C program's structure, and a native slot behind it if there is room.
 
     Args:
@@ -246,12 +299,8 @@ class StructureSlotListener(Listener):
         clock: Clock,
     ) -> None:
         super().__init__(carrier, reader, put, clock)
-        self._path = carrier
         self._structures = structures
         self._watch = watch
-
-    def _look_in_s(self) -> float:
-        return self._path.reads_every_s
 
     def _hand_over(self, is_asked: bool) -> None:
         """Read both once; a structure that came with a native beat says nothing more."""

@@ -83,8 +83,8 @@ class Sender(LinkThread):
         self._mailbox.put(Offer(beat, with_table))
 
     @abstractmethod
-    def _write(self, offer: Offer, began_at: float) -> None:
-        """Send what this offer asks for; raises OSError or BeatTooLargeError.
+    def _write(self, offer: Offer, began_at: float) -> bool:
+        """Send what this offer asks for; tell whether it was sent. Raises OSError or BeatTooLargeError.
 
         Args:
             offer: the newest beat, and whether its table goes with it.
@@ -126,13 +126,14 @@ class Sender(LinkThread):
         if not self._ensure_open():
             return
         try:
-            self._write(offer, began_at)
+            is_sent = self._write(offer, began_at)
         except BeatTooLargeError as error:
             self._fail(str(error))
         except OSError as error:
             self._fail(reason_of(error))
         else:
-            self._last_at = self._clock()
+            if is_sent:
+                self._last_at = self._clock()
             self._worked()
             self._publish()
 
@@ -152,7 +153,8 @@ class DatagramSender(Sender):
         self._path = carrier
         self._sealer = sealer
 
-    def _write(self, offer: Offer, began_at: float) -> None:
+    def _write(self, offer: Offer, began_at: float) -> bool:
         for datagram in self._sealer.seal(offer.beat, offer.with_table, self._path.limit_bytes):
             self._path.write(datagram)
             self._sent += 1
+        return True

@@ -5,6 +5,12 @@ soon as it is offered and the write before is done. The write carries its lease 
 in it too. Then the slot is read back past every cache and compared, every byte of it: only that
 is `SlotWritten`, from which core counts the lease; anything else is a failure of the link.
 
+A path that was just opened is read before it is written: the slot remembers this node's lives also
+when its store does not. What stands there is authentic (its lease block is) or nothing. A beat below
+it is not written, since no reader would accept it, and nothing else may know how far our lives
+went: core is told (`SlotFound`), takes an incarnation above, and its next beat is written. That is
+all that is made of it: no beat of anybody, no acknowledgement, no renewal.
+
 Each write replaces the one before. So the pieces of a long table go one at a time, each with
 the newest head, and each stands until its slowest reader has seen it: a beat that is offered
 earlier repeats the piece, and is not held up by it.
@@ -18,14 +24,14 @@ import errno
 from dataclasses import dataclass, replace
 from typing import Callable, Optional, Tuple
 
-from opensvc_hb.core.events import SlotWritten
+from opensvc_hb.core.events import SlotFound, SlotWritten
 from opensvc_hb.core.messages import Beat, LeaseBlock, Table
 from opensvc_hb.links.carrier import SlotCarrier
 from opensvc_hb.links.codec_native import Sealer
-from opensvc_hb.links.lease_block import LeaseSeal
+from opensvc_hb.links.lease_block import LeaseSeal, NoLease
 from opensvc_hb.links.link_thread import Clock, PutEvent
 from opensvc_hb.links.sender import Offer, Sender
-from opensvc_hb.links.slot import encode_slot
+from opensvc_hb.links.slot import SLOT_BYTES, SlotProblem, decode_slot, encode_slot
 
 _WRITES_PER_S = 1_000_000
 
@@ -90,6 +96,9 @@ class SlotSender(Sender):
         self._writes = 0
         self._newest: Optional[Offer] = None
         self._piece: Optional[_Piece] = None
+        self._found: Optional[Tuple[int, int]] = None
+        """Incarnation and sequence in the slot as it was opened, (0, 0) for none; None: not read yet."""
+        self._held = ""
 
     def _sends_again_in_s(self) -> Optional[float]:
         """Wait until the piece has stood long enough; a path that failed waits for a beat."""
@@ -104,7 +113,35 @@ class SlotSender(Sender):
             return None
         return Offer(self._newest.beat, with_table=False)
 
-    def _write(self, offer: Offer, began_at: float) -> None:
+    def _close_carrier(self) -> None:
+        self._found = None
+        super()._close_carrier()
+
+    def _note(self) -> str:
+        return self._held or super()._note()
+
+    def _is_below(self, beat: Beat) -> bool:
+        """Tell whether the slot held a later beat of ours as it was opened; core is told of it."""
+        if self._found is None:
+            self._found = self._look()
+        is_below = (beat.incarnation, beat.sequence) < self._found
+        self._held = ""
+        if is_below:
+            self._held = "not written: it holds incarnation {} sequence {} of this node".format(*self._found)
+            self._put(SlotFound(self.link.id, *self._found))
+        return is_below
+
+    def _look(self) -> Tuple[int, int]:
+        """Read our slot; return incarnation and sequence of what is authentic in it, else (0, 0)."""
+        slot = decode_slot(self._path.read()[-SLOT_BYTES:], self._path.cluster_tag)
+        if isinstance(slot, SlotProblem):
+            return 0, 0
+        lease = self._lease_seal.decode(slot.lease, slot.datagram)
+        return (0, 0) if isinstance(lease, NoLease) else (lease.incarnation, lease.sequence)
+
+    def _write(self, offer: Offer, began_at: float) -> bool:
+        if self._is_below(offer.beat):
+            return False
         self._newest = offer
         self._piece = self._piece_due(offer, began_at)
         datagram, next_start = self._datagram(offer.beat)
@@ -115,6 +152,7 @@ class SlotSender(Sender):
             since = self._clock() if self._piece.since is None else self._piece.since
             self._piece = replace(self._piece, next_start=next_start, since=since)
         self._put(SlotWritten(self.link.id, offer.beat.incarnation, offer.beat.sequence, began_at))
+        return True
 
     def _piece_due(self, offer: Offer, now: float) -> Optional[_Piece]:
         """Return the piece of a table that belongs into the write of this beat, None for none.
@@ -173,6 +211,7 @@ class StructureSlotSender(Sender):
         self._path = carrier
         self._content = content
 
-    def _write(self, offer: Offer, began_at: float) -> None:
+    def _write(self, offer: Offer, began_at: float) -> bool:
         write_and_read_back(self._path, self._content(offer.beat))
         self._sent += 1
+        return True

@@ -9,6 +9,11 @@ never written, foreign, torn, without a valid lease block, or with one that is n
 accepted before, is seen for the first time by every read that shows it. So is whatever comes
 after a read that failed: nobody knows what stood there meanwhile.
 
+A first sight is a floor only for what was above it: what is below it, while nothing above it was
+seen, is a first sight again. Else a node whose store is lost, and whose own slot is torn, would be
+refused for ever by one that never heard it, and so cannot tell it what it refuses. As every first
+sight that is no beat, and the slot's age counts from it. The floor that core gave stays.
+
 Pure; belongs to the thread of one `SlotListener`.
 Source: OpenHA's disk listener takes a stale slot for a live peer at boot, and a slot never
 written for one that lives for ever; neither can happen here.
@@ -59,6 +64,8 @@ class SlotWatch:
         self._content: Optional[_Content] = None
         self._accepted: Optional[Tuple[int, int, int]] = None
         self._accepted_digest = b""
+        self._is_first_sight = True
+        """What was accepted last was there when it was first looked at: nothing was seen above it."""
         self.view: Optional[SlotView] = None
         """As of the newest read; None when it failed, or there was none yet."""
 
@@ -101,18 +108,27 @@ class SlotWatch:
         if isinstance(slot, SlotProblem):
             return _Content(data, digest, slot.value, 0.0), None
         lease = self._seal.decode(slot.lease, slot.datagram)
-        arrival = Arrival(slot.datagram, is_baseline)
         if isinstance(lease, NoLease):
-            return _Content(data, digest, lease.reason, 0.0), arrival
-        return _Content(data, digest, self._refuse_age(lease, digest), lease.longest_timeout_s), arrival
+            self._is_first_sight = self._is_first_sight and is_baseline
+            return _Content(data, digest, lease.reason, 0.0), Arrival(slot.datagram, is_baseline)
+        is_baseline = is_baseline or self._begins_again(lease)
+        problem = self._refuse_age(lease, digest, is_baseline)
+        return _Content(data, digest, problem, lease.longest_timeout_s), Arrival(slot.datagram, is_baseline)
 
-    def _refuse_age(self, lease: LeaseBlock, digest: bytes) -> str:
+    def _begins_again(self, lease: LeaseBlock) -> bool:
+        """Tell whether this is below a first sight above which nothing was seen."""
+        if self._accepted is None or not self._is_first_sight or lease.incarnation < self._floor:
+            return False
+        return (lease.incarnation, lease.sequence, lease.writes) < self._accepted
+
+    def _refuse_age(self, lease: LeaseBlock, digest: bytes, is_baseline: bool) -> str:
         """Return why the block is not above what was accepted before; "" when it is, or is the same."""
         if lease.incarnation < self._floor:
             return f"of an older life: incarnation {lease.incarnation}, while {self._floor} was heard"
         position = (lease.incarnation, lease.sequence, lease.writes)
-        if self._accepted is None or position > self._accepted:
+        if is_baseline or self._accepted is None or position > self._accepted:
             self._accepted, self._accepted_digest = position, digest
+            self._is_first_sight = is_baseline
             return ""
         if digest == self._accepted_digest:
             return ""

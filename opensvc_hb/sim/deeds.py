@@ -183,10 +183,6 @@ class Hands:
         host = self._host(node)
         if host.core is not None or (self.is_truthful and host.is_on):
             return False
-        if self.is_truthful and all(link.type.is_disk for link in host.config.links):
-            return (
-                False  # heard over disks alone, a node installed anew is taken for its old slot: see lease.md
-            )
         self.world.lose_store(node)
         return True
 

@@ -6,8 +6,10 @@ hangs, slowness, a write that is torn or never arrives though it was said to hav
 hangs outlives the daemon that began it, and may arrive after a newer one.
 
 The writer has a mailbox of one place, as a link's sender: what was not written yet is replaced
-by the newest beat. What it wrote it reads back; only then it says `SlotWritten`. The reader looks
-at its usual pace, hands over what is new, and answers a question with a new read.
+by the newest beat. What it wrote it reads back; only then it says `SlotWritten`. Before its first
+write, and after a failure, it reads its slot: what stands there of this node's earlier lives it
+tells (`SlotFound`), and writes nothing below it. The reader looks at its usual pace, hands over
+what is new, and answers a question with a new read.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, List, Optional, Tuple
 
 from opensvc_hb.core.config import Link
-from opensvc_hb.core.events import BeatReceived, Event, LinkDrained, LinkFailed, SlotView, SlotWritten
+from opensvc_hb.core.events import (
+    BeatReceived,
+    Event,
+    LinkDrained,
+    LinkFailed,
+    SlotFound,
+    SlotView,
+    SlotWritten,
+)
 from opensvc_hb.core.messages import Beat
 from opensvc_hb.sim.chance import Chance
 from opensvc_hb.sim.timeline import Timeline
@@ -105,7 +115,11 @@ class Port:
 
 
 class Writer:
-    """The sending thread of one disk link, in one life of a daemon."""
+    """The sending thread of one disk link, in one life of a daemon.
+
+    `_found` is the incarnation and sequence in the slot before the first write since the path
+    works; None before it was read.
+    """
 
     def __init__(self, link: Link, disk: Disk, port: Port, skips_read_back: bool = False) -> None:
         self._link = link
@@ -115,6 +129,7 @@ class Writer:
         self._mailbox: Optional[Tuple[Beat, bool]] = None
         self._busy = False
         self._failed = False
+        self._found: Optional[Tuple[int, int]] = None
 
     def offer(self, beat: Beat, with_table: bool) -> None:
         """Have a beat written; it replaces the one that still waits, but for a table asked for."""
@@ -131,8 +146,47 @@ class Writer:
             return
         self._busy = True
         (beat, with_table), self._mailbox = self._mailbox, None
-        content = self._disk.content_of(beat if with_table else replace(beat, table=None))
         began_at = self._port.clock()
+        if self._found is None:
+            self._look(beat, with_table, began_at)
+        else:
+            self._put_down(beat, with_table, began_at)
+
+    def _look(self, beat: Beat, with_table: bool, began_at: float) -> None:
+        """Read what stands in our own slot."""
+        path = self._port.path
+        if path.hangs:
+            path.stuck.append(lambda: self._look(beat, with_table, began_at))
+            return
+        takes_s = self._port.transfer_s(f"look {self._link.id}")
+        self._port.timeline.after(takes_s, self._look_ends, beat, with_table, began_at)
+
+    def _look_ends(self, beat: Beat, with_table: bool, began_at: float) -> None:
+        path = self._port.path
+        if path.hangs:
+            path.stuck.append(lambda: self._look_ends(beat, with_table, began_at))
+            return
+        failed, content = path.fails, self._disk.slots.get(self._link.id)
+        self._port.when_running(lambda: self._looked(failed, content, beat, with_table, began_at))
+
+    def _looked(
+        self, failed: bool, content: Optional[Content], beat: Beat, with_table: bool, began_at: float
+    ) -> None:
+        if failed:
+            self._fail("the slot cannot be read")
+            return
+        there = content.beat if content is not None else None
+        self._found = (there.incarnation, there.sequence) if there is not None else (0, 0)
+        self._put_down(beat, with_table, began_at)
+
+    def _put_down(self, beat: Beat, with_table: bool, began_at: float) -> None:
+        """Write a beat, unless it is below what stood in the slot."""
+        assert self._found is not None, "looked at before"
+        if (beat.incarnation, beat.sequence) < self._found:
+            self._port.put(SlotFound(self._link.id, *self._found))
+            self._begin()
+            return
+        content = self._disk.content_of(beat if with_table else replace(beat, table=None))
         self._write(content, beat, began_at)
 
     def _write(self, content: Content, beat: Beat, began_at: float) -> None:
@@ -191,6 +245,7 @@ class Writer:
         self._begin()
 
     def _fail(self, reason: str) -> None:
+        self._found = None
         if not self._failed:
             self._failed = True
             self._port.put(LinkFailed(self._link.id, reason))
@@ -206,6 +261,7 @@ class Reader:
         floor: the highest incarnation accepted from the slot's node so far.
 
     `_seen` is the content of the newest read that succeeded; None before, and after a failure.
+    `_is_first_sight`: nothing was seen above what was there at first (see `links.slot_watch`).
     """
 
     def __init__(
@@ -226,7 +282,9 @@ class Reader:
         self._seen: Optional[Content] = None
         self._unchanged_since = 0.0
         self._is_baseline = True
+        self._floor = floor
         self._accepted = (floor, 0, b"")
+        self._is_first_sight = True
         self._tokens: List[int] = []
         self._looks = 0
         self._is_reading = False
@@ -300,13 +358,15 @@ class Reader:
             self._seen, self._is_baseline = None, False
             return SlotView(read_at, now, found.digest if found else b"", "cannot be read")
         position = (beat.incarnation, beat.sequence, found.digest)
-        if position < self._accepted:
+        if position < self._accepted and self._is_first_sight and beat.incarnation >= self._floor:
+            self._is_baseline = True  # nothing was seen above what was there at first
+        elif position < self._accepted:
             self._seen, self._is_baseline = None, False
             return SlotView(read_at, now, found.digest, "older than what was read before")
         if found != self._seen:
             baseline, self._is_baseline = self._is_baseline, False
             self._seen, self._unchanged_since = found, now
-            self._accepted = position
+            self._accepted, self._is_first_sight = position, baseline
             if not baseline:
                 self._hand_over(BeatReceived(self._link.id, beat))
         return SlotView(read_at, self._unchanged_since, found.digest, "", beat.longest_timeout_s)

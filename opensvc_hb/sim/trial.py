@@ -164,12 +164,12 @@ class Trial:
         if word == "lose-store":
             self.watch.forget_numbers(line.split()[1])
         self.world.say("-", line)
+        self.watch.calm_since = self.world.now  # what it asks for has the bound from now on
         if word in _VERBS:
             with self.watch.operator():
                 self.hands.do(line)
         else:
             self.hands.do(line)
-        self.watch.calm_since = self.world.now
         self.watch.late_s = max(self.watch.late_s, self.network.weather.delay_s)
 
     # -- liveness ------------------------------------------------------------------------------

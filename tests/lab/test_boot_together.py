@@ -1,18 +1,20 @@
-"""Both nodes boot at once: the service is started once, on its primary."""
+"""Both nodes boot at once: the service is started once, on its primary. LAB_ROUNDS says how often."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from lab_config import ProbeService
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROUNDS = 20
+ROUNDS = int(os.environ.get("LAB_ROUNDS", "8"))
 TIMEOUT_S = 1.0
 
 
 def test_nodes_that_boot_together_start_a_service_once(lab):
-    """Twenty times the power of both nodes is cut and comes back at once: one start each time."""
+    """Time and again the power of both nodes is cut and comes back at once: one start each time."""
     lab.configure(TIMEOUT_S, [ProbeService("web")])
     lab.start_daemons()
     lab.hand_over("web")

@@ -470,6 +470,13 @@ MUTANTS = (
         verdict=Verdict.HOLD,
     ),
     Mutant(
+        "a slot does not tell of earlier lives",
+        "a node whose store was lost begins above what its slot holds",
+        Profile.LOSSY,
+        seed=4,
+        edits=(Edit(membership.slot_found, "if not _is_too_soon(state.found_at, turn.now):", "if False:"),),
+    ),
+    Mutant(
         "one way is no takeover",
         "the peer is heard but does not hear us",
         Profile.PARTITION,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from core_builders import make_beat, make_config
 
-from opensvc_hb.core.events import BeatReceived, LinkDrained, LinkFailed, SlotWritten
+from opensvc_hb.core.events import BeatReceived, LinkDrained, LinkFailed, SlotFound, SlotWritten
 from opensvc_hb.sim.chance import Chance
 from opensvc_hb.sim.disks import Disk, Path, Port, Reader, Writer
 from opensvc_hb.sim.timeline import Timeline
@@ -127,6 +129,44 @@ def test_unreadable_and_older_content_is_seen_for_the_first_time_by_every_read()
     bench.offer(61, incarnation=5)
     bench.run(3.0)
     assert bench.view().problem == "cannot be read"
+
+
+def test_content_below_a_first_sight_is_a_first_sight_until_something_was_above_it():
+    """As `links.slot_watch`: a node that begins low after its slot was torn is heard."""
+    bench = Bench()
+    bench.offer(60)
+    bench.run(1.0)
+    bench.reader.begin()
+    bench.run(0.5)
+    beat = bench.disk.slots[LINK.id].beat
+    for sequence, incarnation in ((5, 2), (6, 2), (4, 2)):
+        low = replace(beat, sequence=sequence, incarnation=incarnation)
+        bench.disk.slots[LINK.id] = bench.disk.content_of(low)
+        bench.run(0.5)
+    assert [event.beat.sequence for event in kinds(bench.read, BeatReceived)] == [6]
+    assert bench.view().problem == "older than what was read before"
+
+
+def test_what_stands_in_its_own_slot_is_told_and_not_written_below():
+    """A node whose store is lost finds its earlier lives there; a failure has it look again."""
+    bench = Bench()
+    bench.offer(60)
+    bench.run(1.0)
+    del bench.written[:]
+    bench.writer = Writer(LINK, bench.disk, bench.port(0, bench.written))
+    bench.offer(1, incarnation=1)
+    bench.run(1.0)
+    assert bench.written == [SlotFound(LINK.id, 3, 60)]
+    assert bench.disk.slots[LINK.id].beat.sequence == 60
+    bench.offer(1, incarnation=4)
+    bench.run(1.0)
+    assert [type(event) for event in bench.written] == [SlotFound, SlotWritten]
+    bench.paths[0].loses = 1
+    bench.offer(2, incarnation=4)
+    bench.run(1.0)
+    bench.offer(9, incarnation=3)
+    bench.run(1.0)
+    assert bench.written[-1] == SlotFound(LINK.id, 4, 1)
 
 
 def test_a_read_that_fails_makes_the_next_one_a_first_sight():

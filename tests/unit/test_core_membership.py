@@ -26,13 +26,14 @@ from opensvc_hb.core.events import (
     DaemonStarted,
     LinkDrained,
     LinkFailed,
+    SlotFound,
     StallDetected,
     Stored,
     StoredPeer,
     Ticked,
 )
 from opensvc_hb.core.messages import Entry, link_tag, table_digest
-from opensvc_hb.core.node_state import Liveness, Sent, new_node
+from opensvc_hb.core.node_state import Claim, Liveness, Phase, Sent, new_node
 from opensvc_hb.core.states import ActionVerb, State, Verb
 from opensvc_hb.core.step import step
 from opensvc_hb.core.turn import make_beat as make_our_beat
@@ -41,6 +42,7 @@ from opensvc_hb.daemon.report import Notices, alarms
 from opensvc_hb.sim.world import World
 
 LINKS = ("net", "unicast", "dio")
+OWN_SLOT = "dio:/dev/shared:0"
 
 
 def node(links=("net",), own=State.STOPPED, peer_state=State.STARTED, **rest):
@@ -385,6 +387,95 @@ def test_another_machine_of_our_name_is_an_alarm_and_no_flood():
     assert entry.reason.endswith("another machine sends beats in its name")
     texts = [alarm["text"] for alarm in alarms(later, Notices(), NOW)]
     assert "another machine sends beats as deb1: stop its daemon, and rename it" in texts
+
+
+def test_a_node_takes_an_incarnation_above_what_its_slot_holds():
+    """With disks alone no peer may be able to say what was accepted: the slot itself does."""
+    state = node()
+    after, effects = step(state, SlotFound(OWN_SLOT, 12, 900), NOW)
+    assert (after.incarnation, after.sequence, after.found_at) == (13, 1, NOW)
+    assert effects[0].stored.incarnation == 13
+    assert only(effects, fx.SendNow)[0].beat.incarnation == 13
+    (entry,) = [j for j in only(effects, fx.Journal) if j.text == "incarnation 7 -> 13"]
+    assert (entry.kind, entry.reason) == ("node", f"its slot {OWN_SLOT} held 12: its store was lost")
+
+
+def test_a_slot_of_the_same_incarnation_that_is_ahead_is_of_another_life():
+    """Both lives began with 1, and the first was longer: its numbers must not be sent again."""
+    state = node()
+    after, _ = step(state, SlotFound(OWN_SLOT, 7, state.sequence + 1), NOW)
+    assert (after.incarnation, after.sequence) == (8, 1)
+
+
+@pytest.mark.parametrize("found", [(7, 0), (7, 50), (6, 9999), (1, 1)])
+def test_a_slot_of_what_this_life_sent_or_of_an_earlier_one_changes_nothing(found):
+    """A sender that begins anew after a reload finds our own words."""
+    state = node()
+    assert state.sequence >= 50
+    after, effects = step(state, SlotFound(OWN_SLOT, *found), NOW)
+    assert (after.incarnation, after.reborn_at, after.found_at) == (7, None, None)
+    assert not any(isinstance(effect, (fx.Persist, fx.Journal)) for effect in effects)
+
+
+def test_a_slot_is_no_word_of_a_peer():
+    """It acknowledges nothing, renews no lease, makes nobody alive; what was acknowledged is void."""
+    config = make_config(links=("net", "dio"))
+    peer = make_peer(config, [make_entry(State.STOPPED)], Liveness.UNKNOWN)
+    peer = replace(
+        peer, acked=40, acked_at=NOW - 3, trusted_until=NOW + 1, holds_digest=b"x", claim=Claim(NOW - 1, NOW)
+    )
+    state = make_node(config, [make_instance(State.STOPPED)], peer)
+    after, _ = step(state, SlotFound(OWN_SLOT, 12, 900), NOW)
+    known = after.peers["deb2"]
+    assert (known.acked, known.acked_at, known.trusted_until, known.holds_digest) == (0, None, 0.0, b"")
+    assert known.claim is None or known.claim.sequence != 40
+    assert known.liveness is Liveness.UNKNOWN
+    assert known.links == peer.links
+    assert after.lease == state.lease
+
+
+def test_a_slot_that_a_machine_of_our_name_writes_is_an_alarm_and_no_flood():
+    """As over a network: once it is a store that was lost, twice it is another machine."""
+    state = node()
+    state, _ = step(state, SlotFound(OWN_SLOT, 12, 1), NOW)
+    soon, effects = step(state, SlotFound(OWN_SLOT, 14, 1), NOW + 1)
+    assert (soon.incarnation, soon.twin_at) == (13, None)
+    later, effects = step(replace(state, found_at=NOW - 11.0), SlotFound(OWN_SLOT, 14, 1), NOW + 1)
+    assert (later.incarnation, later.twin_at) == (15, NOW + 1)
+    (entry,) = [j for j in only(effects, fx.Journal) if j.text == "incarnation 13 -> 15"]
+    assert entry.reason.endswith("another machine sends beats in its name")
+
+
+def test_a_slot_that_is_behind_and_a_peer_that_knows_better_are_no_other_machine():
+    """The disk missed the last life: each source is believed once before a name is in doubt."""
+    state = node()
+    state, _ = step(state, SlotFound(OWN_SLOT, 8, 1), NOW)
+    state, _ = receive(state, make_beat(state.config, [make_entry(State.STOPPED)], us=12, acked=7))
+    assert (state.incarnation, state.twin_at) == (13, None)
+
+
+@pytest.mark.parametrize("phase", [Phase.RESTARTING, Phase.LEFT])
+def test_a_last_word_is_acknowledged_anew_in_the_new_incarnation(phase):
+    """Else an acknowledgement of any beat would count as one of the last word, or none would."""
+    state = replace(node(), phase=phase, farewell=50, phase_until=NOW + 5, unconfirmed_from=50)
+    after, _ = step(state, SlotFound(OWN_SLOT, 12, 900), NOW)
+    assert (after.farewell, after.unconfirmed_from, after.sequence) == (1, 1, 1)
+
+
+def test_maintenance_is_announced_anew_in_the_new_incarnation():
+    """What peers know of a frozen instance counts from a beat that they can acknowledge."""
+    config = make_config()
+    frozen = make_instance(State.FROZEN_START, frozen_at=50)
+    state = make_node(config, [frozen], make_peer(config, [make_entry(State.STOPPED)]))
+    after, _ = step(state, SlotFound(OWN_SLOT, 12, 900), NOW)
+    assert after.instances["svc1"].frozen_at == 1
+
+
+def test_a_daemon_that_has_not_begun_takes_no_slot_in():
+    """Its store is read first."""
+    state = new_node(make_config())
+    after, _ = step(state, SlotFound(OWN_SLOT, 12, 900), NOW)
+    assert after.incarnation == 0
 
 
 def test_a_node_that_lost_its_store_makes_its_offer_anew():

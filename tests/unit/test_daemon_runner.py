@@ -144,12 +144,12 @@ def test_at_its_limit_the_whole_session_is_killed_whatever_it_ignores(world):
     world.service(
         "svc1", GRANDCHILD.format(ignores=True, group=True, session=False, then="while True: signal.pause()")
     )
-    world.ask(world.runner(), "svc1", limit_s=1.0)
+    world.ask(world.runner(), "svc1", limit_s=4.0)
     pid = world.held_pid("grandchild")
     finished = world.finished()
     assert is_gone(pid)
     assert (finished.outcome, finished.avail) == (Outcome.TIMED_OUT, Avail.UNKNOWN)
-    assert finished.detail == "its time limit of 1 s passed"
+    assert finished.detail == "its time limit of 4 s passed"
 
 
 def test_what_an_action_killed_by_a_signal_leaves_is_ended(world):

@@ -78,7 +78,7 @@ def test_a_start_is_check_script_and_script_a_stop_is_the_script(site, adapter):
     assert adapter.start("registry") == 0
     assert calls(site) == ["check.sh start", "registry.sh start"]
     assert adapter.avail("registry", evaluate_apps=True) == "up"
-    assert adapter.examine("registry")[1]["avail"] == "up"
+    assert adapter.examine("registry", was_started=True)[1]["avail"] == "up"
     assert NodeAdapter(site.root, "n1", site.loader).avail("registry", evaluate_apps=False) == "up"
     assert adapter.announce("registry") == 0
     assert adapter.stop("registry") == 0

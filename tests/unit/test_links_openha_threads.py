@@ -19,7 +19,7 @@ import pytest
 from links_builders import KEYRING, NODES, boot_clock, make_beat, make_link, take_until, wait_until
 
 from opensvc_hb.core.config import Config, LinkType, Protocol, Service
-from opensvc_hb.core.events import BeatReceived, LegacyBeat, LinkDrained, LinkFailed, SlotWritten
+from opensvc_hb.core.events import BeatReceived, LegacyBeat, LinkDrained, LinkFailed, SlotFound, SlotWritten
 from opensvc_hb.core.messages import Entry, table_digest
 from opensvc_hb.core.states import State
 from opensvc_hb.links.base import Links
@@ -397,6 +397,19 @@ def test_openha_a_disk_carries_both_where_there_is_room(nodes, image, kind):
     # The node goes back to the C program, which leaves the native slot as it was.
     put(image, 0, c_structure(NODES[0], [("web", 0)], 1795348090))
     assert listener.take((BeatReceived, LegacyBeat)).states == (("web", State.STOPPED),)
+
+
+def test_openha_a_slot_behind_a_structure_tells_of_earlier_lives(nodes, image):
+    """A node whose store is lost finds what it wrote natively behind its structure: nothing goes below."""
+    lines = [disk_line(LinkType.DIO, image, 0), disk_line(LinkType.DIO, image, 29, NODES[1])]
+    before = nodes(NODES[0], Protocol.BOTH, *lines)
+    before.links.send(beat(sequence=5, incarnation=9), with_table=True)
+    assert before.take(SlotWritten).incarnation == 9
+    anew = nodes(NODES[0], Protocol.BOTH, *lines)
+    anew.links.send(beat(sequence=1, incarnation=1), with_table=True)
+    assert anew.take((SlotFound, SlotWritten)) == SlotFound(lines[0].id, 9, 5)
+    anew.links.send(beat(sequence=1, incarnation=10), with_table=True)
+    assert anew.take((SlotFound, SlotWritten)).incarnation == 10
 
 
 def test_openha_a_disk_carries_the_structure_alone_where_slots_are_close(nodes, image):

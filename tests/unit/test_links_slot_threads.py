@@ -26,7 +26,7 @@ from links_builders import (
 )
 
 from opensvc_hb.core.config import LinkType
-from opensvc_hb.core.events import BeatReceived, LinkDrained, LinkFailed, SlotWritten
+from opensvc_hb.core.events import BeatReceived, LinkDrained, LinkFailed, SlotFound, SlotWritten
 from opensvc_hb.core.messages import Beat
 from opensvc_hb.links.base import CARRIERS, Links
 from opensvc_hb.links.carrier import LinkRole
@@ -107,7 +107,7 @@ def test_links_each_write_is_read_back_and_told(ends):
         event = end.written(sequence)
         assert event == SlotWritten(end.link.id, 7, sequence, event.began_at)
         assert before <= event.began_at <= boot_clock()
-    assert end.disk.reads == 3
+    assert end.disk.reads == 4, "one before the first write, one behind each"
 
 
 def test_links_a_write_that_hung_counts_from_before_it(ends):
@@ -141,12 +141,14 @@ def test_links_a_write_that_is_not_there_is_a_failure(ends, is_lost):
 def test_links_a_read_back_that_fails_is_a_failure(ends):
     """A slot that cannot be read renews nothing, although it was written; the next write may."""
     end = ends(NODES[0], timeout_s=0.2)
-    end.disk.read_failure = OSError(5, "unreadable")
     end.send(make_beat(1))
+    end.written(1)
+    end.disk.read_failure = OSError(5, "unreadable")
+    end.send(make_beat(2))
     assert end.failed().reason == "unreadable"
-    assert len(end.disk.written) == 1
+    assert len(end.disk.written) == 2
     end.disk.read_failure = None
-    sequence = 1
+    sequence = 2
 
     def was_written():
         nonlocal sequence
@@ -178,6 +180,84 @@ def test_links_write_numbers_grow_over_a_reload(ends):
         end.send(make_beat(1))
         end.written(1)
     assert after.lease().writes > before.lease().writes
+
+
+def own_link(**changes):
+    """The line that `End` is an end of."""
+    return make_link(type=LinkType.DIO, device="/made/up", address="0", port=0, **changes)
+
+
+@pytest.mark.parametrize("incarnation", [7, 9])
+def test_links_a_slot_above_our_beat_is_left_as_it_is_and_told(ends, incarnation):
+    """The lives of a node whose store is lost are told by its slot, as long as no beat is above them."""
+    content = make_slot(own_link(), 5, incarnation=incarnation)
+    end = ends(NODES[0], content=content)
+    for sequence in (1, 2):
+        end.send(make_beat(sequence))
+        found = take_until(end.inbox, lambda event: isinstance(event, SlotFound))
+        assert found == [SlotFound(end.link.id, incarnation, 5)], "told again by every beat, and no failure"
+    assert (end.disk.content, end.disk.written) == (content, [])
+    counters = wait_until(lambda: end.links.counters()[0].note and end.links.counters()[0])
+    assert counters.note == f"not written: it holds incarnation {incarnation} sequence 5 of this node"
+    assert (counters.sent, counters.last_at, counters.failing) == (0, None, False)
+    end.send(make_beat(1, incarnation=incarnation + 1))
+    end.written(1)
+    wait_until(lambda: end.links.counters()[0].sent == 1)
+    assert end.links.counters()[0].note == ""
+
+
+def contents_of_no_life():
+    """Slots that say nothing of our lives, by what they are."""
+    other = make_link(type=LinkType.DIO, device="/made/up", address="10", port=0)
+    whole = make_slot(own_link(), 5, incarnation=9)
+    yield "never written", bytes(SLOT_BYTES)
+    yield "foreign", b"\x55" * SLOT_BYTES
+    yield "torn", whole[:1024] + make_slot(own_link(), 6, incarnation=9)[1024:]
+    yield "of another line", make_slot(other, 5, incarnation=9)
+    yield "of another node", make_slot(own_link(), 5, incarnation=9, sender=NODES[1])
+    yield "not authentic", whole[:1000] + b"x" + whole[1001:]
+    yield "without a lease", make_slot(own_link(), 5, incarnation=9, lease=bytes(512))
+    yield "of an earlier life", make_slot(own_link(), 5, incarnation=6)
+    yield "of this life, before a reload", make_slot(own_link(), 1)
+
+
+@pytest.mark.parametrize("content", [pytest.param(c, id=name) for name, c in contents_of_no_life()])
+def test_links_a_slot_that_is_not_above_our_beat_is_written(ends, content):
+    """Only what is authentically ours, and later, keeps a beat from being written."""
+    end = ends(NODES[0], content=content)
+    end.send(make_beat(1))
+    assert isinstance(end.written(1), SlotWritten)
+    assert end.inbox.empty()
+
+
+def test_links_a_slot_is_read_before_its_first_write_again_after_a_failure(ends):
+    """What came there meanwhile, by a write that hung, is told and not lost."""
+    end = ends(NODES[0], timeout_s=0.2)
+    end.send(make_beat(1))
+    end.written(1)
+    end.disk.overwritten_by = make_slot(end.link, 3, incarnation=8)
+    end.send(make_beat(2))
+    end.failed()
+    end.disk.overwritten_by = None
+
+    def was_told():
+        end.send(make_beat(3))
+        return not end.inbox.empty()
+
+    wait_until(was_told)
+    assert end.inbox.get_nowait() == SlotFound(end.link.id, 8, 3)
+
+
+def test_links_a_slot_that_hangs_holds_nobody_up(ends):
+    """The read before the first write is the link's own thread's affair, as every other."""
+    end = ends(NODES[0], content=make_slot(own_link(), 5, incarnation=9))
+    end.disk.let_go.clear()
+    end.send(make_beat(1))
+    assert end.disk.is_hanging.wait(5.0)
+    end.send(make_beat(2))
+    assert end.inbox.empty()
+    end.disk.let_go.set()
+    assert end.inbox.get(timeout=5.0) == SlotFound(end.link.id, 9, 5)
 
 
 def test_links_a_claim_does_not_wait_for_a_table(ends):
@@ -354,9 +434,26 @@ def test_links_a_lower_sequence_in_a_slot_is_told_and_refused(ends):
     """An older write that comes back is counted as a replay, and its view has the reason."""
     link = make_link(type=LinkType.DIO, device="/made/up", address="0", port=0)
     end = ends(NODES[1], content=make_slot(link, 5))
+    end.view(0)
+    end.disk.content = make_slot(link, 6)
     end.view(1)
     end.disk.content = make_slot(link, 4)
     assert end.view(2).problem.startswith("older than what was read: incarnation 7 sequence 4")
+    assert end.links.counters()[0].rejected == {RejectReason.REPLAYED: 1}
+
+
+def test_links_a_node_that_begins_below_our_first_sight_of_its_slot_is_heard(ends):
+    """Its store is lost, its slot was torn, and we never heard it: its second write is a beat."""
+    link = make_link(type=LinkType.DIO, device="/made/up", address="0", port=0)
+    end = ends(NODES[1], content=make_slot(link, 900))
+    end.view(1)
+    end.disk.content = make_slot(link, 1)
+    assert [type(event) for event in end.ask(2)] == [LinkDrained], "first seen, no beat"
+    end.disk.content = make_slot(link, 2)
+    heard, _ = end.ask(3)
+    assert (heard.beat.sequence, end.links.counters()[0].rejected) == (2, {})
+    end.disk.content = make_slot(link, 1)
+    assert end.view(4).problem.startswith("older than what was read")
     assert end.links.counters()[0].rejected == {RejectReason.REPLAYED: 1}
 
 
@@ -439,3 +536,20 @@ def test_links_a_write_to_a_file_is_read_back_past_the_cache(image, kind):
         assert links.counters()[0].note == ""
     finally:
         assert links.close(5.0) == ()
+
+
+@pytest.mark.parametrize("kind", [LinkType.DIO, LinkType.DISK])
+def test_links_a_node_without_a_store_finds_its_lives_in_a_file(image, kind):
+    """A daemon's first beat of a new life meets what the life before it wrote, on a real file."""
+    link = make_link(type=kind, device=str(image), address="0", port=0)
+    for beat, event_type in ((make_beat(900), SlotWritten), (make_beat(1), SlotFound)):
+        inbox = queue.SimpleQueue()
+        links = Links(make_config(NODES[0], [link]), KEYRING, {}, inbox.put, boot_clock, CARRIERS)
+        links.start()
+        try:
+            links.send(beat, with_table=False)
+            event = inbox.get(timeout=5.0)
+        finally:
+            assert links.close(5.0) == ()
+        assert isinstance(event, event_type)
+        assert (event.link_id, event.incarnation, event.sequence) == (link.id, 7, 900)

@@ -120,6 +120,7 @@ def test_links_a_slot_without_lease_still_beats():
 def test_links_content_older_than_what_was_accepted_is_seen_first_by_every_read():
     """A lower sequence, write or incarnation (a restored disk, a stale cache) counts for nothing."""
     watch = make_watch()
+    see(watch, SLOTS[1], 0.0)
     see(watch, SLOTS[3], 1.0)
     lower_life = make_slot(LINK, 9, incarnation=6)
     for at, content in ((2.0, SLOTS[2]), (3.0, SLOTS[2]), (4.0, lower_life), (5.0, lower_life)):
@@ -130,6 +131,29 @@ def test_links_content_older_than_what_was_accepted_is_seen_first_by_every_read(
     assert (again.unchanged_since, again.problem) == (6.5, "")
     assert see(watch, SLOTS[3], 7.0).unchanged_since == 6.5
     assert see(watch, make_slot(LINK, 1, incarnation=8), 8.0).problem == ""
+
+
+def test_links_content_below_a_first_sight_is_a_first_sight():
+    """A node whose store is lost and whose slot was torn begins low: what it says next is a beat."""
+    watch = make_watch()
+    first, low, next_one, lower = SLOTS[5], make_slot(LINK, 2, incarnation=6), SLOTS[1], SLOTS[4]
+    arrivals = []
+    for at, content in enumerate((first, low, low, next_one, lower, make_slot(LINK, 3, incarnation=6))):
+        arrivals.append(watch.saw(content, float(at), at + 0.5))
+        if at in (1, 2):
+            assert (watch.view.problem, watch.view.unchanged_since) == ("", 1.5), "it counts from then on"
+    kinds = [arrival and arrival.is_baseline for arrival in arrivals]
+    assert kinds == [True, True, None, False, False, False]
+    assert watch.view.problem.startswith("older than what was read: incarnation 6"), "a beat is a floor"
+
+
+def test_links_a_first_sight_stays_above_the_floor():
+    """What core accepted in an earlier life of this daemon is refused, whatever is seen first."""
+    watch = make_watch(floor=7)
+    see(watch, SLOTS[5], 1.0)
+    arrival = watch.saw(make_slot(LINK, 9, incarnation=6), 2.0, 2.5)
+    assert watch.view.problem == "of an older life: incarnation 6, while 7 was heard"
+    assert not arrival.is_baseline
 
 
 def test_links_two_writes_of_one_position_are_not_believed():

@@ -17,6 +17,7 @@ from links_builders import (
     KEYRING,
     NODES,
     MemoryDisk,
+    MemorySlot,
     boot_clock,
     make_beat,
     make_config,
@@ -305,7 +306,7 @@ def test_links_an_interface_that_is_missing_is_reported_once():
 
 @pytest.mark.parametrize("kind", DISKS)
 def test_links_the_first_content_of_a_slot_is_no_beat(cluster, image, kind):
-    """What a dead node left in its slot is remembered and never taken for a beat, nor its replay."""
+    """What a dead node left in its slot is never taken for a beat, nor what is below it, nor a replay."""
     link = real_link(kind, image, timeout_s=0.2)
     slots = [make_slot(link, sequence) for sequence in (1, 2, 3)]
     write_slot(image, slots[1])
@@ -317,6 +318,7 @@ def test_links_the_first_content_of_a_slot_is_no_beat(cluster, image, kind):
     write_slot(image, slots[2])
     taken = take_until(cluster.inbox[NODES[1]], is_beat(3))
     assert [beat.sequence for beat in beats_of(taken)] == [3]
+    write_slot(image, slots[1])
     assert beats_of(cluster.drain(NODES[1])) == []
     assert cluster.counters(NODES[1]).rejected == {RejectReason.REPLAYED: 1}
 
@@ -529,3 +531,29 @@ def test_links_a_baseline_is_remembered_and_not_counted(cluster):
     counters = wait_until(lambda: (now := cluster.counters(NODES[1])).rejected and now)
     assert (counters.received, counters.rejected) == (0, {RejectReason.REPLAYED: 1})
     assert beats_of(cluster.drain(NODES[1])) == []
+
+
+class LazySlot(MemorySlot):
+    """A slot whose listener looks of its own accord once an hour."""
+
+    def __init__(self, link, cluster_tag, shape, disk):
+        super().__init__(link, cluster_tag, shape, disk)
+        self.reads_every_s = 3600.0
+
+
+def test_links_a_beat_on_a_network_has_the_slot_of_its_sender_looked_at(cluster):
+    """What a node writes beside its beats is seen then, not at the listener's own next look."""
+    network = real_link(LinkType.UNICAST, None)
+    slot = make_link(type=LinkType.DIO, device="/made/up", address="0", port=0, timeout_s=1.0)
+    disk = MemoryDisk(make_slot(slot, sequence=1))
+    carriers = {**CARRIERS, LinkType.DIO: lambda *of: LazySlot(*of, disk)}
+    cluster.start(NODES[1], [network, slot], carriers=carriers)
+    cluster.drain(NODES[1])
+    disk.content = make_slot(slot, sequence=2)
+    sender = cluster.start(NODES[0], [network])
+    sender.send(make_beat(2), with_table=False)
+    heard = take_until(
+        cluster.inbox[NODES[1]], lambda event: isinstance(event, BeatReceived) and event.link_id == slot.id
+    )
+    assert heard[-1].beat.sequence == 2
+    assert heard[0].link_id == network.id
