@@ -30,11 +30,12 @@ def test_every_section_inherits_default():
 
 
 def test_a_section_twice_is_merged_and_of_a_key_twice_the_last_holds():
-    """A repeated key keeps a notice that names both lines."""
+    """A repeated section, and a repeated key, keep a notice that names both lines."""
     file = parse("[a#1]\nx = 1\n[b#1]\n[a#1]\ny = 2\nx = 3\n", "f")
     assert (file.value("a#1", "x"), file.value("a#1", "y")) == ("3", "2")
     assert [str(notice) for notice in file.notices] == [
-        "f:6: a#1.x: stands twice (also on line 2): this one, the last, holds"
+        "f:4: [a#1]: stands twice (also on line 1): both count, as one section",
+        "f:6: a#1.x: stands twice (also on line 2): this one, the last, holds",
     ]
 
 

@@ -95,8 +95,10 @@ def test_the_timer_is_gone_afterwards():
 
 def test_without_a_terminal_nothing_is_shown():
     """Nor on one that cannot rewrite a line."""
+    before = signal.getsignal(signal.SIGALRM)
     with Progress().shown(), Progress().working("fs#1 start"):
-        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.0, "no timer that repeats"
+        assert signal.getsignal(signal.SIGALRM) is before
     with open(os.devnull, "w") as stream:
         assert not terminal_of(stream, {"TERM": "xterm"})
     ours, theirs = pty.openpty()

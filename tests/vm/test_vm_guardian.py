@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cluster import STATE_LIMIT_S
 from machine_uml import wait
 from services import APP_ONLY, LAUNCHER, LAUNCHER_PLACE
 
@@ -11,6 +12,8 @@ HELD = APP_ONLY.replace(
     "[app#1]",
     "[fs#1]\ntype = ext4\ndev = /root/web.img\nmnt = /srv/web\nmnt_opt = rw\n\n[app#1]",
 )
+WATCHDOG = "/dev/watchdog1"
+"""softdog's. The first one is this kernel's own, which asks for help of the machine that runs it."""
 NO_RESTART = "[Service]\nRestart=no\n"
 
 
@@ -40,7 +43,7 @@ def test_an_instance_whose_daemon_was_killed_is_ended_then_started_by_the_other(
     "settings",
     [
         pytest.param("reset = sysrq", id="sysrq"),
-        pytest.param("reset = watchdog\nwatchdog = /dev/watchdog", id="watchdog"),
+        pytest.param(f"reset = watchdog\nwatchdog = {WATCHDOG}", id="watchdog"),
     ],
 )
 def test_a_node_that_cannot_let_go_is_reset(cluster, settings):
@@ -58,7 +61,7 @@ def test_a_node_that_cannot_let_go_is_reset(cluster, settings):
     # a loop device on a file in it holds the file system, and no process does
     deb1.run("truncate -s 4M /srv/web/inner && losetup --find /srv/web/inner").check()
     kill_daemon(deb1)
-    wait(lambda: deb1.boots == 2, 60, "deb1 is reset", cluster.bed.report)
+    wait(lambda: deb1.boots == 2, STATE_LIMIT_S, "deb1 is reset", cluster.bed.report)
     cluster.wait_state(deb2, WEB, "STARTED")
     deb1.wait_rebooted(2)
     assert deb1.run("mountpoint /srv/web").status != 0

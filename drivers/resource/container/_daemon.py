@@ -44,6 +44,8 @@ from ._processes import EngineProcess, EngineProcesses, Role, end_in_order, kill
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 START_LIMIT_S = 60.0
 """From its start to its first answer: a daemon reads all of its containers first."""
+UNSEEN_S = 2.0
+"""While a process becomes another program it shows no command line for a moment."""
 END_LIMIT_S = 15.0
 """From SIGTERM to SIGKILL. Source: C.6, the later agents' wait."""
 KILL_LIMIT_S = 10.0
@@ -296,8 +298,11 @@ class PrivateDaemon:
 
     def _wait_for(self, name: str, role: Role, answers: Callable[[], bool]) -> None:
         deadline = self._now() + START_LIMIT_S
+        seen_at = self._now()
         while not answers():
-            if not any(process.role is role for process in self.leftovers()):
+            if any(process.role is role for process in self.leftovers()):
+                seen_at = self._now()
+            elif self._now() - seen_at > UNSEEN_S:
                 raise ActionError(f"{name} has ended: {self._last_words()}")
             if self._now() >= deadline:
                 raise ActionError(f"{name} does not answer within {START_LIMIT_S:g} s of its start")
