@@ -186,7 +186,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Two nodes, one service, a power cut, a takeover.")
     parser.add_argument("--loopback", action="store_true", help="plain processes, as without root")
     real = os.geteuid() == 0 and not parser.parse_args().loopback
-    workdir = Path(tempfile.mkdtemp(prefix="hb", dir="/var/tmp"))
+    workdir = Path(tempfile.mkdtemp(prefix=f"hb{os.getpid()}-", dir="/var/tmp"))
     story = Story()
     service = ProbeService(SERVICE)
     if real:

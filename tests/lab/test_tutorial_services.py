@@ -17,72 +17,37 @@ from __future__ import annotations
 import re
 import sys
 import time
-from typing import Dict, List, Tuple
+from typing import List, Tuple
 
 import attach_and_detach
 import pytest
 from conftest import LABS
-from docker_node import FOREVER, write_image
+from docker_node import write_image
 from lab import TREE
 from tutorial_bed import ROOT, TutorialLab
-from tutorial_replay import EZ, SERVICES, Replay, groups
+from tutorial_replay import EZ, groups
+from tutorial_services import REGISTRY_PROGRAM, START_LIMIT_S, TEXT, Services
 
 sys.path.insert(0, str(TREE / "tests"))
 from openha_transcript import read_transcript
 
 pytestmark = pytest.mark.lab
 
-TEXT = TREE / "tests/data/tutorial"
 GUIDE = TREE / "docs/docker.md"
 SESSION = TREE / "tests/data/openha/tutorial/session.txt"
 TIMEOUT_S = 4
-START_LIMIT_S = 180.0
-"""Seven containers and two engines on a loaded machine of two cores."""
-CONTAINERS = {
-    "registry": {1: "e9828ec4620a"},
-    "busybox": {
-        1: "c37b83887947",
-        2: "a189884f060a",
-        3: "fb2513423499",
-        4: "3a7e545bced2",
-        5: "1b6a3d00661e",
-        6: "173a812f4ed5",
-        7: "59fca3cd2745",
-    },
-}
-"""Ids of the tutorial's containers, by service and number."""
-IMAGES = {
-    "registry": ("de9a91835513", "registry:latest", "exec docker-registry"),
-    "busybox": ("b073e328878e", "opensvc/busybox:date", FOREVER),
-}
-"""By service: the id that its file names, the image's name, and what runs in it."""
-REGISTRY_PROGRAM = """#!/bin/sh
-while trap exit TERM; do date >$STORAGE_PATH/newest; sleep 0.2 & wait; done
-"""
-COMMAND_WIDTH = 18
-"""What both docker of 2014 and that of today show of a command."""
-TABLE = ("CONTAINER", "ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS")
-DATE = re.compile(r"\w{3} \w{3} +\d+ \d\d:\d\d:\d\d UTC \d{4}")
 
 
-class Services(Replay):
-    """The tutorial's services on its two servers."""
+class LabServices(Services):
+    """The same on two nodes of the lab."""
 
     def __init__(self, lab: TutorialLab) -> None:
-        super().__init__(lab, lab.nodes[0].machine.environment["PATH"])
-        self.ours: Dict[str, str] = {}
-        """{id in the tutorial: id here}, of images and containers."""
-        self.archive = write_image(lab.workdir / "registry.tar", {"docker-registry": REGISTRY_PROGRAM})
+        archive = write_image(lab.workdir / "registry.tar", {"docker-registry": REGISTRY_PROGRAM})
+        super().__init__(lab, lab.nodes[0].machine.environment["PATH"], str(TEXT), str(archive), TIMEOUT_S)
 
     def place(self, node):
         """Return where the node's root directory is: on both nodes the same."""
         return ROOT
-
-    def here(self, node, text):
-        """Return a text of the tutorial with the paths and ids of this run."""
-        for theirs, ours in self.ours.items():
-            text = text.replace(theirs, ours)
-        return super().here(node, text).replace("\\n", "\n")
 
     def shell(self, node, command):
         """Attaching ends when the keys to detach are typed."""
@@ -90,58 +55,11 @@ class Services(Replay):
         attaches = " docker attach " in command
         return [sys.executable, attach_and_detach.__file__, argv[-1]] if attaches else argv
 
-    def neutral(self, command, output):
-        """Return an output without what differs from run to run."""
-        for theirs, ours in self.ours.items():
-            output = output.replace(theirs, ours)
-        if command.startswith("svcmon"):
-            rows = [line.split() for line in output.splitlines() if " hosted " in line]
-            return "".join(f"{' '.join(words)}\n" for words in rows)
-        if command.endswith("docker ps"):
-            return containers_shown(output)
-        if " docker attach " in command:
-            dates = [line for line in output.splitlines() if DATE.fullmatch(line)]
-            return "two dates or more\n" if len(dates) >= 2 else output
-        if command == "ez_ps" or command.endswith("conf/monitor"):
-            output = re.sub(r"(?m)^(.*(heartc|/conf/|net eth|dio /).*) 10$", rf"\1 {TIMEOUT_S}", output)
-        if command.startswith(("allupservices", "cp ", "cat >")) or command.endswith("--cluster"):
-            return ""  # the tutorial shows no output of these
-        return super().neutral(command, output)
-
-    def install(self) -> None:
-        """Lay both services out on deb1 as the tutorial's reader has them: up, their copies sent to deb2."""
-        deb1, deb2 = self.lab.nodes
-        for node in self.lab.nodes:
-            node.write("etc/opensvc/node.conf", "[node]\nhost_mode = DEV\n")
-        for name in SERVICES:
-            self.bring_up(deb1, name)
-        for name in SERVICES:
-            self.must(deb1, f"{name}.opensvc.com syncnodes --force")
-            file = f"etc/opensvc/{name}.opensvc.com.env"
-            assert (deb2.root / file).read_text() == (deb1.root / file).read_text()
-
-    def bring_up(self, node, name) -> None:
-        """Mount a new service's file systems, make its image in its own engine, and start it."""
-        svcname = f"{name}.opensvc.com"
-        theirs, image, program = IMAGES[name]
-        self.must(node, f"svcmgr -s {svcname} create --config {TEXT}/{svcname}.env")
-        self.must(node, f"{svcname} startfs")
-        change = f'CMD ["/bin/sh", "-c", "{program}"]'
-        made = self.must(node, f"{svcname} docker import --change '{change}' {self.archive} {image}")
-        self.ours[theirs] = made.strip().partition(":")[2][:12]
-        pairs = [f"--param container#{n}.run_image --value {self.ours[theirs]}" for n in CONTAINERS[name]]
-        self.must(node, f"{svcname} set {' '.join(pairs)}")
-        self.must(node, f"{svcname} start", START_LIMIT_S)
-        shown = self.must(node, f"{svcname} docker ps --format '{{{{.Names}}}} {{{{.ID}}}}'")
-        ids = dict(line.split() for line in shown.splitlines())
-        for number, container in CONTAINERS[name].items():
-            self.ours[container] = ids[f"{svcname}.container.{number}"]
-
     def guided(self) -> List[Tuple[str, str]]:
         """Return the command lines of the guide, node and words, with this run's files and ids."""
         words = {
-            "FILE": f"{TEXT}/registry.opensvc.com.env",
-            "registry.tar": str(self.archive),
+            "FILE": f"{self.texts}/registry.opensvc.com.env",
+            "registry.tar": self.archive,
             "ID": self.ours["de9a91835513"],
         }
         lines = re.findall(r"(?m)^ {4,}(deb[12])# (.+)$", GUIDE.read_text())
@@ -149,23 +67,6 @@ class Services(Replay):
             (host, re.sub(r"FILE|\bregistry\.tar|\bID\b", lambda m: words[m[0]], line))
             for host, line in lines
         ]
-
-
-def containers_shown(output: str) -> str:
-    """Return the rows of `docker ps` without dates and ports; containers made at once are sorted."""
-    head, *lines = output.splitlines()
-    assert head.split() == [*TABLE, "NAMES"], output
-    columns = {name: head.index(name) for name in TABLE}
-    rows: List[str] = []
-    for line in lines:
-        command = line[columns["COMMAND"] : columns["CREATED"]].strip('" \n')[:COMMAND_WIDTH]
-        is_up = line[columns["STATUS"] :].startswith("Up ")
-        parts = (line[: columns["COMMAND"]].split(), command, "Up" if is_up else line, line.split()[-1])
-        rows.append(f"{' '.join(parts[0])} {parts[1]} {parts[2]} {parts[3]}")
-    parallel = [row for row in rows if row[-1] in "2345" and "busybox" in row]
-    order = [row[-1] for row in rows if row not in parallel]
-    assert order == sorted(order, reverse=True), output
-    return "".join(f"{row}\n" for row in sorted(rows))
 
 
 @pytest.fixture
@@ -178,7 +79,7 @@ def servers(workdir, needs_root, request):
 
 def test_the_tutorial_from_its_services_to_its_failback(servers):
     """Two docker services get a cluster; deb1 loses its power, deb2 has every container; deb1 comes back."""
-    replay = Services(servers)
+    replay = LabServices(servers)
     deb1, deb2 = servers.nodes
     began = time.monotonic()
 
@@ -189,9 +90,7 @@ def test_the_tutorial_from_its_services_to_its_failback(servers):
     tell("both services are up, their configuration is on both nodes")
     for group in groups(read_transcript(TEXT / "services.txt")):
         replay.play(group)
-    for name in SERVICES:
-        file = f"etc/opensvc/{name}.opensvc.com.env"
-        assert (deb2.root / file).read_text() == (deb1.root / file).read_text()
+    replay.check_copies()
     tell("the files name the cluster, and both services are stopped")
 
     for node in servers.nodes:

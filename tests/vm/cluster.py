@@ -36,19 +36,23 @@ class Cluster:
 
     # -- files --------------------------------------------------------------------------------------
 
+    def name_hosts(self) -> None:
+        """Let the nodes' and the services' names resolve on both nodes."""
+        network = NETWORKS["eth0"]
+        lines = ["127.0.0.1 localhost"]
+        lines += [f"{network}.{n} {name} {name.partition('.')[0]}" for n, name in enumerate(NODES, 1)]
+        lines += [f"{address} {name}" for name, address in HOSTS.items()]
+        for node in self.bed.nodes:
+            node.write("/etc/hosts", "\n".join(lines) + "\n")
+
     def configure(self, hb_conf: str = "") -> None:
         """Write nodes, monitor, key and hosts on both nodes.
 
         Args:
             hb_conf: lines of hb.conf's section [hb]; by default a node that boots alone does not wait long.
         """
-        hosts = [
-            f"{NETWORKS['eth0']}.{number} {name} {name.partition('.')[0]}"
-            for number, name in enumerate(NODES, 1)
-        ]
-        hosts += [f"{address} {name}" for name, address in HOSTS.items()]
+        self.name_hosts()
         for node in self.bed.nodes:
-            node.write("/etc/hosts", "127.0.0.1 localhost\n" + "\n".join(hosts) + "\n")
             node.write(f"{ETC}/hb/nodes", "".join(f"{name}\n" for name in NODES))
             node.write(f"{ETC}/hb/monitor", MONITOR)
             node.write(f"{ETC}/hb/hb.conf", f"[hb]\n{hb_conf or 'wait_for_peer = 20'}\n")

@@ -14,14 +14,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from bed import NODES, Bed
+from cluster import Cluster
+from image import ensure_image
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parent.parent
-sys.path.insert(0, str(HERE))  # before the names below can be found
-from bed import NODES, Bed  # noqa: E402
-from cluster import Cluster  # noqa: E402
-from image import ensure_image  # noqa: E402
-
+sys.path += [str(TREE / "tests"), str(TREE / "tests/lab")]
+"""The replay of the tutorial is the lab's, too."""
 BED = pytest.StashKey()
 PACKAGE_PLACE = "/root/opensvc-hb.deb"
 INSTALL = f"DEBIAN_FRONTEND=noninteractive apt-get install --yes {PACKAGE_PLACE}"
