@@ -70,6 +70,9 @@ class Host:
         openha: the C program, where that runs in place of our daemon.
         reads_late_s: listeners of networks hand over so much later, unless they are asked.
         unguarded: services whose guardian did not confirm the order that names them.
+        is_undeclared: its agent does not say which services there are.
+        relinks: reloads whose links are being closed and opened: nothing is sent; links_opened: grows
+            with each of them, and with each start of the daemon.
     """
 
     config: Config
@@ -102,6 +105,9 @@ class Host:
     reads_late_s: float = 0.0
     readers: Dict[str, Reader] = field(default_factory=dict)
     openha: Optional[OpenHaNode] = None
+    is_undeclared: bool = False
+    relinks: int = 0
+    links_opened: int = 0
 
     @property
     def running(self) -> Set[str]:
