@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     simulation.add_argument(
         "--steps", type=_count, default=20_000, metavar="N", help="events given to a node (20000)"
     )
-    profiles = ("quiet", "lossy", "partition", "disk", "chaos")
+    profiles = ("quiet", "lossy", "partition", "disk", "chaos", "resources", "reload")
     simulation.add_argument("--faults", choices=profiles, default="chaos", help="what goes wrong (chaos)")
     simulation.add_argument("--save", type=Path, metavar="FILE", help="write a failing schedule there")
     importing = add("import", _import, "take over the configuration and states of an OpenHA installation")

@@ -36,6 +36,8 @@ does nothing, and says so. That keeps a schedule meaningful when lines are dropp
     configure NODE services=svc1,svc2@NODE
                                  a service with a node is that node's alone; svc1@deb2+deb1 lists
                                  the nodes in this order
+    timeout NODE SECONDS         every line of the monitor file, as that node reads it, gets this timeout
+    services NODE unknown|known  its agent does not say which there are: a daemon that begins has none
     calm                         every fault ends
 """
 
@@ -90,6 +92,8 @@ class Hands:
         self.network = network
         self.is_truthful = is_truthful
         self._services = services or {}
+        self._shared: Dict[str, str] = {}
+        self._timeouts: Dict[str, float] = {}
 
     def do(self, line: str) -> bool:
         """Do what a line says; tell whether there was anything to do."""
@@ -323,8 +327,25 @@ class Hands:
             made[name] = self._services.get(name) or Service(
                 name, name, tuple(alone.split("+")) if alone else config.nodes
             )
-        digest = hashlib.blake2b(services.encode(), digest_size=8).digest()
-        self.world.reconfigure(node, replace(config, services=made, digest=digest))
+        self._shared[node] = services
+        self.world.reconfigure(node, replace(config, services=made, digest=self._digest(node)))
+        return True
+
+    def _do_timeout(self, node: str, seconds: str) -> bool:
+        self._timeouts[node] = float(seconds)
+        config = self._host(node).config
+        links = tuple(replace(link, timeout_s=float(seconds)) for link in config.links)
+        self.world.reconfigure(node, replace(config, links=links, digest=self._digest(node)))
+        return True
+
+    def _digest(self, node: str) -> bytes:
+        """Return the digest of a configuration that was changed: the same for equal ones."""
+        timeout_s = self._timeouts.get(node)
+        text = self._shared.get(node, "") + ("" if timeout_s is None else f" timeout={timeout_s!r}")
+        return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+    def _do_services(self, node: str, how: str) -> bool:
+        self.world.declare(node, how == "known")
         return True
 
     def _do_calm(self) -> bool:
@@ -340,6 +361,7 @@ class Hands:
             host.guardian.reach()
             host.reads_late_s = 0.0
             host.crash = None
+            world.declare(node, is_known=True)
             if host.asleep:
                 world.resume(node)
             elif host.paused:

@@ -14,7 +14,7 @@ from random import Random
 from typing import Callable, List, Mapping, Sequence, Tuple
 
 from opensvc_hb.sim.deeds import Deed
-from opensvc_hb.sim.plots import Plots
+from opensvc_hb.sim.reload_plots import LONGEST_SHARE, SHORTEST_SHARE, ReloadPlots
 from opensvc_hb.sim.scenes import NODES, Scene
 
 RATE_MIN, RATE_MAX = 0.977, 1.024
@@ -45,6 +45,8 @@ class Profile(enum.Enum):
     """All of it."""
     RESOURCES = "resources"
     """Monitored resources die, or cannot be asked, while what QUIET and PARTITION know goes wrong."""
+    RELOAD = "reload"
+    """All of it, while operators change the timeouts of the monitor files."""
 
 
 Draw = Callable[[str], List[str]]
@@ -58,6 +60,7 @@ _UNLEASED_SHARES: Mapping[Profile, float] = {
     Profile.DISK: 0.0,
     Profile.CHAOS: 0.15,
     Profile.RESOURCES: 0.3,
+    Profile.RELOAD: 0.05,
 }
 """Of the clusters of a profile, so many have no lease."""
 
@@ -143,7 +146,7 @@ def draw_deeds(profile: Profile, scene: Scene, random: Random, only: Sequence[st
     deeds = _opening(scene, random)
     now = deeds[-1].at + random.uniform(0.2, 2.0) * t
     end = now + random.uniform(*HORIZON_SHARES) * t
-    plots = Plots(random, scene)
+    plots = ReloadPlots(random, scene)
     draws = _menu(profile, plots)
     if only:
         draws = [(plots.operator, 1.0), *((getattr(plots, name), 4.0 / len(only)) for name in only)]
@@ -184,7 +187,7 @@ def _opening(scene: Scene, random: Random) -> List[Deed]:
     return deeds
 
 
-def _menu(profile: Profile, plots: Plots) -> List[Tuple[Draw, float]]:
+def _menu(profile: Profile, plots: ReloadPlots) -> List[Tuple[Draw, float]]:
     """Return what may happen in a run, with weights. One run knows some kinds of trouble only."""
     scene, random = plots.scene, plots.random
     leased, judged = scene.is_leased, scene.judged
@@ -221,17 +224,22 @@ def _menu(profile: Profile, plots: Plots) -> List[Tuple[Draw, float]]:
         elif leased:
             kinds += [(plots.stuck, 1.0), (plots.stop_hangs, 1.0), (plots.leaves_with_a_failed_stop, 0.7)]
         kinds += [(plots.store, 0.7), (plots.slow_store, 1.0), (plots.guardian, 0.5)]
-    if profile in (Profile.LOSSY, Profile.CHAOS):
+    if profile in (Profile.LOSSY, Profile.CHAOS, Profile.RELOAD):
         kinds.append((plots.weather if free else plots.mild_weather, 4.0))
         if free:
             kinds.append((plots.bare_return, 1.5))
-    if profile in (Profile.PARTITION, Profile.DISK, Profile.CHAOS):
+    if profile in (Profile.PARTITION, Profile.DISK, Profile.CHAOS, Profile.RELOAD):
         kinds += [(plots.cut, 3.0), (plots.isolated, 3.0), (plots.both_boot_apart, 1.0), (plots.healed, 1.0)]
-    if profile in (Profile.DISK, Profile.CHAOS) and "dio" in scene.links:
+    if profile in (Profile.DISK, Profile.CHAOS, Profile.RELOAD) and "dio" in scene.links:
         kinds += [(plots.disk, 2.0), (plots.disk_everywhere, 1.0), (plots.lost_writes, 2.0)]
         kinds += [(plots.slow_answers, 2.0), (plots.slow_writes, 2.0), (plots.woken_late, 2.0)]
+    if profile is Profile.RELOAD:
+        plots.shortest_share, plots.longest_share = SHORTEST_SHARE, LONGEST_SHARE
+        kinds += [(plots.undeclared, 1.5), (plots.cut_off, 2.0), (plots.unstored, 1.5)]
+        kinds += [(plots.longer_while_unstored, 1.0), (plots.asleep_with_a_longer_timeout, 1.0)]
     # Not everything everywhere: a run with few kinds of trouble goes deeper into each.
     troubles = kinds[1:]
+    always: List[Tuple[Draw, float]] = [(plots.timeouts, 5.0)] if profile is Profile.RELOAD else []
     if random.random() < FOCUSED_SHARE:
-        return [(plots.operator, 1.0), *random.sample(troubles, random.choice([1, 2]))]
-    return [kinds[0], *(kind for kind in troubles if random.random() < 0.6)]
+        return [(plots.operator, 1.0), *always, *random.sample(troubles, random.choice([1, 2]))]
+    return [kinds[0], *always, *(kind for kind in troubles if random.random() < 0.6)]

@@ -72,6 +72,9 @@ class Host:
         reads_late_s: listeners of networks hand over so much later, unless they are asked.
         answers: by service, what this life of the daemon was told last of its monitored resource.
         unguarded: services whose guardian did not confirm the order that names them.
+        is_undeclared: its agent does not say which services there are.
+        relinks: reloads whose links are being closed and opened: nothing is sent; links_opened: grows
+            with each of them, and with each start of the daemon.
     """
 
     config: Config
@@ -105,6 +108,9 @@ class Host:
     readers: Dict[str, Reader] = field(default_factory=dict)
     openha: Optional[OpenHaNode] = None
     answers: Dict[str, Tuple[Answer, ...]] = field(default_factory=dict)
+    is_undeclared: bool = False
+    relinks: int = 0
+    links_opened: int = 0
 
     @property
     def running(self) -> Set[str]:

@@ -9,8 +9,8 @@ machines on which something of a service is up in truth.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import TakeoverPolicy
@@ -92,6 +92,8 @@ class Watch:
         self._moved: Dict[str, List[Tuple[float, Tuple[int, ...]]]] = {}
         self.restarts = 0
         self.monitor_moves = 0
+        self._announced: Dict[Tuple[str, str], StoredInstance] = {}
+        self._told_s: Dict[str, Set[float]] = {}
         self._operator = False
         self._moment = 0.0
         self._steps_then = 0
@@ -339,7 +341,21 @@ class Watch:
                 and kept.epoch == entry.epoch
                 and kept.highest_epoch == entry.highest_epoch
             )
-            self.must(same, f"{node} announces {announced} and has stored {kept}", "stored is not announced")
+            # While the store fails the last word is said again: that was stored when it was new.
+            before = self._announced.get((node, entry.service))
+            again = before is not None and (
+                replace(before, state=entry.state) == announced
+                and (entry.state is before.state or entry.state is State.UNKNOWN)
+                and kept is not None
+                and kept.state_sequence >= entry.state_sequence
+            )
+            self.must(
+                same or again,
+                f"{node} announces {announced} and has stored {kept}",
+                "stored is not announced",
+            )
+            if same:
+                self._announced[node, entry.service] = announced
             if entry.state in PERMISSIVE and self.one_instance:
                 self.must(
                     not host.runner.occupies(entry.service),
@@ -350,6 +366,7 @@ class Watch:
         known = self._numbers.get(node, (0, 0))
         self.must(number > known, f"{node} sends {number} after {known}", "numbers repeat")
         self._numbers[node] = number
+        self._told_s.setdefault(node, set()).add(beat.longest_timeout_s)
 
     # -- a dead peer is taken over from ---------------------------------------------------------
 
@@ -362,7 +379,10 @@ class Watch:
             return
         peer = core.peers[others[0].config.node]
         policies = core.config.policies
-        timeout_s = max(core.config.longest_timeout_s, others[0].config.longest_timeout_s)
+        # Its newest T may not have been heard, or not been told: what it did tell counts.
+        read = (peer.longest_timeout_s, peer.slot.longest_timeout_s if peer.slot is not None else 0.0)
+        told = [told_s for told_s in read if told_s in self._told_s.get(peer.node, ())]
+        timeout_s = max(core.config.longest_timeout_s, others[0].config.longest_timeout_s, *told)
         bound_s = RATE_RATIO_MAX * (timeout_s + max(policies.wait_for_peer_s, 0.0)) + 0.2 * timeout_s
         bound_s += self.late_s + host.reads_late_s + 0.5  # its last beat may have waited unread so long
         assert self.calm_since is not None, "asked by `_before`"

@@ -40,12 +40,14 @@ class Plots:
 
     Attributes:
         now: the moment that is being written, true seconds.
+        shortest_share, longest_share: timeouts change, and are between these shares of the longest.
     """
 
     def __init__(self, random: Random, scene: Scene) -> None:
         self.random = random
         self.scene = scene
         self.now = 0.0
+        self.shortest_share, self.longest_share = 1.0, 1.0
         self._paused_at = float("-inf")
 
     def operator(self, node: str) -> List[str]:
@@ -91,8 +93,10 @@ class Plots:
         """Every process of a node stands still; not again before a lease has run out and been had anew."""
         t = self.scene.timeout_s * min(1.0, self.scene.uneven)
         share = self.random.uniform(0.0, MACHINE_PAUSE_SHARE if self.scene.judged else 4.0)
-        if self.scene.judged and self.now - self._paused_at < 3 * self.scene.longest_timeout_s:
+        longest_s = self.longest_share * self.scene.longest_timeout_s
+        if self.scene.judged and self.now - self._paused_at < 3 * longest_s:
             return []
+        t = min(t, self.shortest_share * self.scene.longest_timeout_s)
         self._paused_at = self.now
         return [f"pause {node}", f"+{share * t:.4f} resume {node}"]
 

@@ -147,6 +147,7 @@ class Trial:
         self.watch = watch
         self.network = network
         self.hands = Hands(world, network, scene.all_services(), is_truthful=True)
+        self._is_retimed = False
 
     # -- safety ------------------------------------------------------------------------------
 
@@ -163,6 +164,7 @@ class Trial:
         word = line.partition(" ")[0]
         if word == "lose-store":
             self.watch.forget_numbers(line.split()[1])
+        self._is_retimed = self._is_retimed or word == "timeout"
         self.world.say("-", line)
         self.watch.calm_since = self.world.now  # what it asks for has the bound from now on
         if word in _VERBS:
@@ -179,6 +181,9 @@ class Trial:
         scene, t = self.scene, self.scene.longest_timeout_s
         self.watch.is_live = True
         self.do("calm")
+        if self._is_retimed:
+            for node in self.world.hosts:
+                self.do(f"timeout {node} {t:.4f}")
         actions_s = 2 * scene.limit_s
         self.world.run(scene.leave_within_s + scene.restart_within_s + scene.reboot_s + t)
         self._boot_all()

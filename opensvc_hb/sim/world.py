@@ -19,7 +19,6 @@ from opensvc_hb.core.events import (
     ActionFinished,
     BeatReceived,
     CommandGiven,
-    ConfigurationChanged,
     DaemonStarted,
     DaemonStopping,
     Event,
@@ -41,6 +40,7 @@ from opensvc_hb.sim.guardian import Guardian
 from opensvc_hb.sim.hosts import Crash, CrashKind, Host
 from opensvc_hb.sim.inboxes import Inboxes
 from opensvc_hb.sim.openha_node import OpenHaNode
+from opensvc_hb.sim.reloads import Reloads
 from opensvc_hb.sim.timeline import Timeline
 
 LINK_DELAY_S = 0.001
@@ -130,6 +130,7 @@ class World:
         self.hosts: Dict[str, Host] = {}
         self._disks: Dict[Tuple[str, str], Disk] = {}
         self.inboxes = Inboxes(self)
+        self._reloads = Reloads(self, self._connect, self._when_running)
         for config in configs:
             self.hosts[config.node] = self._new_host(config)
 
@@ -162,10 +163,11 @@ class World:
             host.is_on, host.asleep = True, False
         self._forget_daemon(host)
         host.woke_at = self.now
-        host.core = new_node(host.config)
+        config = self._reloads.as_read(host)
+        host.core = new_node(config)
         self._connect(host)
         self.say(node, "boots" if booted else "daemon starts")
-        started = DaemonStarted(host.config, host.stored, booted, *host.guardian.lease())
+        started = DaemonStarted(config, host.stored, booted, *host.guardian.lease())
         self.inboxes.give(node, started)
         for reader in list(host.readers.values()):
             reader.begin()
@@ -261,8 +263,14 @@ class World:
 
     def reconfigure(self, node: str, config: Config) -> None:
         """Give a node another configuration; its daemon, if it runs, reads it at once."""
-        self.hosts[node].config = config
-        self.inboxes.give(node, ConfigurationChanged(config))
+        self._reloads.changed(node, config)
+
+    def declare(self, node: str, is_known: bool) -> None:
+        """Let the agent of a node say which services there are, or not any more."""
+        if is_known:
+            self._reloads.declared(node)
+        else:
+            self.hosts[node].is_undeclared = True
 
     def lose_store(self, node: str) -> None:
         """Empty a node's store, as a reinstallation does; its daemon must not run."""
@@ -322,6 +330,8 @@ class World:
     def deliver(self, node: str, beat: Beat, with_table: bool) -> None:
         """Send a beat on every link of a node."""
         host = self.hosts[node]
+        if host.relinks:
+            return
         self.beats.append((self.now, node, beat))
         if self.on_send is not None:
             self.on_send(node, beat)
@@ -409,20 +419,16 @@ class World:
             self.boot(node)
 
     def _connect(self, host: Host) -> None:
-        """Start the disk threads of a new daemon."""
-        node, life = host.config.node, host.life
+        """Start the disk threads of a new daemon, or of one whose links are new."""
+        node, life, opened = host.config.node, host.life, host.links_opened
 
         def put(event: Event) -> None:
-            if host.life == life:
+            if host.life == life and host.links_opened == opened:
                 self.inboxes.give(node, event)
 
         def when_running(do: Callable[[], None]) -> None:
-            if host.life != life or host.core is None:
-                return
-            if host.paused:
-                host.late.append(do)
-            else:
-                do()
+            if host.links_opened == opened:
+                self._when_running(host, do, life)
 
         for link in host.config.links:
             if not link.type.is_disk:
@@ -444,7 +450,19 @@ class World:
                 continue
             record = host.stored.peers.get(link.node)
             floor = record.incarnation if record is not None else 0
+            if host.core is not None and link.node in host.core.peers:
+                floor = host.core.peers[link.node].incarnation
             host.readers[link.id] = Reader(link, disk, port, put, self._is_cut(link.id, node), floor)
+
+    @staticmethod
+    def _when_running(host: Host, do: Callable[[], None], life: Optional[int] = None) -> None:
+        """Have a thread of a daemon do something now, or when that goes on; never in another life."""
+        if host.core is None or (life is not None and host.life != life):
+            return
+        if host.paused:
+            host.late.append(do)
+        else:
+            do()
 
     def _is_cut(self, link_id: str, listener: str) -> Callable[[], bool]:
         return lambda: (link_id, listener) in self.cuts
@@ -452,6 +470,8 @@ class World:
     @staticmethod
     def _forget_daemon(host: Host) -> None:
         host.life += 1
+        host.links_opened += 1
+        host.relinks = 0
         host.timer = None
         host.paused = host.asleep
         host.busy = False

@@ -18,6 +18,7 @@ from opensvc_hb.core import (
     healing,
     lease,
     membership,
+    messages,
     monitoring,
     negotiation,
     outcome,
@@ -272,6 +273,100 @@ MUTANTS = (
         seed=2,
         row="U11",
         verdict=Verdict.START,
+    ),
+    # 6. Timeouts that change while leases run, and what is said while the store fails.
+    Mutant(
+        "a longer T counts at once",
+        "a longer timeout counts from the first beat that tells it",
+        Profile.RELOAD,
+        plots=("timeouts",),
+        edits=(
+            Edit(
+                lease.reconfigured,
+                "turn.update(longer_from=turn.next_sequence, shorter_timeout_s=shorter_s)",
+                "pass",
+            ),
+        ),
+    ),
+    Mutant(
+        "a longer T for every beat",
+        "a renewal counts with the timeout that its beat told",
+        Profile.RELOAD,
+        plots=("timeouts",),
+        edits=(Edit(lease._told_timeout_s, "if sequence < state.longer_from", "if False"),),
+    ),
+    Mutant(
+        "a shorter T cuts no lease",
+        "a shorter timeout counts at once",
+        Profile.RELOAD,
+        plots=("timeouts",),
+        seed=5,
+        edits=(Edit(lease.reconfigured, "elif new_s < old_s and", "elif False and"),),
+    ),
+    Mutant(
+        "a contender's T alone",
+        "a contender uses the longer of both timeouts, as it read them last",
+        Profile.RELOAD,
+        plots=("timeouts",),
+        seed=6,
+        edits=(
+            Edit(
+                lease.contender_timeout_s,
+                "max(state.config.longest_timeout_s, peer.longest_timeout_s, said)",
+                "state.config.longest_timeout_s",
+            ),
+        ),
+    ),
+    Mutant(
+        "a guardian that counts with the new T",
+        "the guardian's deadlines follow the timeout of the lease that they end",
+        Profile.RELOAD,
+        plots=("timeouts",),
+        edits=(Edit(lease.order_for, "min(timeout_s, state.lease.timeout_s or timeout_s)", "timeout_s"),),
+    ),
+    Mutant(
+        "a permission as old as the longer T allows",
+        "a permission is void before the peer, which may count with a shorter timeout, takes us for dead",
+        Profile.RELOAD,
+        plots=("asleep_with_a_longer_timeout",),
+        seed=2,
+        edits=(
+            Edit(
+                membership._heard_of_us,
+                "min(timeouts[heard.tag], peer.longest_timeout_s or timeouts[heard.tag])",
+                "max(timeouts[heard.tag], peer.longest_timeout_s)",
+            ),
+        ),
+    ),
+    Mutant(
+        "a repeated beat without the newest promise",
+        "who acknowledges a beat that repeats what was announced has read our newest promise",
+        Profile.RELOAD,
+        plots=("unstored",),
+        edits=(Edit(messages.repeated, "        restarting_for_s=newest.restarting_for_s,\n", ""),),
+    ),
+    Mutant(
+        "a repeated beat without the newest T",
+        "who acknowledges a beat that repeats what was announced has read our newest timeout",
+        Profile.RELOAD,
+        plots=("longer_while_unstored",),
+        seed=3,
+        edits=(Edit(messages.repeated, "        longest_timeout_s=newest.longest_timeout_s,\n", ""),),
+    ),
+    Mutant(
+        "maintenance that nobody was told of",
+        "maintenance needs no lease once every peer holds the very table that says so",
+        Profile.RELOAD,
+        plots=("unstored",),
+        seed=3,
+        edits=(Edit(lease.excuse, " and p.holds_digest == digest", ""),),
+    ),
+    Mutant(
+        "what an earlier daemon had guarded",
+        "until the agent has said what runs here, that is what the guardian holds",
+        Profile.RELOAD,
+        plots=("undeclared",),
+        edits=(Edit(lease._guarded, "if not state.left_guarded:", "if True:"),),
     ),
     # 7. Booting.
     Mutant(
