@@ -28,7 +28,8 @@ from opensvc_hb.files import replace_file
 
 PROBE_PATIENCE_S = 2.0
 PROBE_RETRY_S = 0.02
-SYSTEMCTL_LIMIT_S = 3.0
+SYSTEMCTL_LIMIT_S = 10.0
+"""A machine that halts is busy; taking a reboot for a restart costs its peer `restart_within`."""
 
 
 class AlreadyRunning(HbError):
