@@ -13,7 +13,9 @@ pytestmark = pytest.mark.lab
 TIMEOUT_S = 6.0
 """A killed daemon's services run on if another is ready within 0.6 T: an interpreter, its imports and the
 agent's answers take more than 2.4 s on a loaded machine."""
-WITHIN_S = 8.0
+LONG_TIMEOUT_S = 8.0
+"""The guardian's stop has 0.1 T before it kills: an interpreter and a script, on a loaded machine."""
+WITHIN_S = 10.0
 
 
 def hold_one_process(lab, for_s):
@@ -45,11 +47,11 @@ def test_an_orderly_restart_leaves_the_service_running_and_adopted(lab):
 
 @pytest.mark.parametrize("node_dies", [True, False])
 def test_a_promise_to_come_back_ends(lab, node_dies):
-    """n1's daemon says that it restarts within 8 s, and never does: n2 waits these 8 s, not longer.
+    """n1's daemon says that it restarts within 10 s, and never does: n2 waits these 10 s, not longer.
 
-    So it is when n1 dies meanwhile, and when it lives: then its guardian ends web before the 8 s are over.
+    So it is when n1 dies meanwhile, and when it lives: then its guardian stops web before the 10 s are over.
     """
-    lab.configure(TIMEOUT_S, [ProbeService("web")], more=f"restart_within = {WITHIN_S:g}\n")
+    lab.configure(LONG_TIMEOUT_S, [ProbeService("web")], more=f"restart_within = {WITHIN_S:g}\n")
     lab.start_daemons()
     lab.hand_over("web")
     n1, n2 = lab.nodes
