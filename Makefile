@@ -41,7 +41,7 @@ lint: venv ## ruff, mypy --strict, import contracts, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(PROSE)
 
-test: lint test-suite test-newest test-debian test-oldest test-packaging test-lab vm-test ## everything, as CI runs it
+test: lint test-suite test-newest test-debian test-oldest test-packaging test-lab ## everything but the VM tier, as CI runs it
 
 test-quick: venv ## unit, property and golden tests but the slow ones: no root, under a minute
 	$(PYTEST) -n 3 --dist loadgroup -m 'not slow' $(QUICK_TESTS)
