@@ -11,7 +11,7 @@ slowest service before it looks again: what it decides late, it decides alike.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Tuple
+from typing import TYPE_CHECKING, Dict, Set, Tuple
 
 from opensvc_hb.core.effects import RunAction
 from opensvc_hb.core.events import ActionFinished, LegacyBeat, Outcome
@@ -42,6 +42,7 @@ class OpenHaNode:
         self._is_dead = False
         self._heard_at: Dict[str, float] = {}
         self._freezes: Dict[str, bool] = {}
+        self._scripts: Set[int] = set()
         self.states: Dict[str, State] = {}
         self.theirs: Dict[str, State] = {}
         for name in self._config.services:
@@ -86,8 +87,8 @@ class OpenHaNode:
         return True
 
     def action_ended(self, event: ActionFinished) -> None:
-        """Take in the end of a script."""
-        if self._is_dead:
+        """Take in the end of a script of its own; one that another program began is nobody's here."""
+        if self._is_dead or event.action_id not in self._scripts:
             return
         name, done = event.service, event.outcome is Outcome.DONE
         if event.verb is ActionVerb.START:
@@ -151,6 +152,7 @@ class OpenHaNode:
     def _run(self, name: str, verb: ActionVerb) -> None:
         service = self._config.services[name]
         number = self._world.timeline.number()
+        self._scripts.add(number)
         self._world.hosts[self._node].runner.run(
             RunAction(name, service.svcname, number, verb, service.start_limit_s, None), None
         )

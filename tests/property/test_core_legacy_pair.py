@@ -70,8 +70,13 @@ class Pair:
         self.hands.do(f"boot-openha {node}" if node in self.openha else f"boot {node}")
 
     def move(self, node):
-        """Replace the program of a node that runs by the other one, services running."""
-        if not self.world.hosts[node].is_on:
+        """Replace the program of a node that runs by the other one, services running.
+
+        Not while a script runs: the C program knows nothing of scripts that it did not begin, and says
+        STOPPED of a service that one of them is starting.
+        """
+        host = self.world.hosts[node]
+        if not host.is_on or any(host.runner.is_acting(name) for name in host.config.services):
             return
         self.hands.do(f"daemon-kill {node}")
         self.openha ^= {node}
