@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
-import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -135,10 +135,11 @@ def tree_pieces(
 
 
 def shipped_templates() -> Path:
-    """Return the directory of the shipped texts."""
-    # By name: the package is mapped to conf.d/ where it is installed, and a type checker does not see it.
-    shipped = importlib.import_module("opensvc_hb.conf_d")
-    return Path(next(iter(shipped.__path__))) / "openha"
+    """Return the directory of the shipped texts: in the package, or in a source tree that runs as it is."""
+    found = importlib.util.find_spec("opensvc_hb.conf_d")
+    if found is None or not found.submodule_search_locations:
+        return Path(__file__).resolve().parents[2] / "conf.d" / "openha"
+    return Path(next(iter(found.submodule_search_locations))) / "openha"
 
 
 def install(place: Root, prefix: Optional[Path] = None) -> Record:
