@@ -33,6 +33,8 @@ from ._frames import (
 
 PROBE_COUNT = 3
 PROBE_INTERVAL_S = 0.2
+LATE_READS_MAX = 256
+"""A network full of others' frames does not postpone the end of a probe for ever."""
 """Three probes in 0.6 s, which a takeover waits for; RFC 5227 takes over 5 s, the agents one ping of 5 s."""
 ANNOUNCE_COUNT = 3
 """Announcements are not acknowledged; one may be lost."""
@@ -147,7 +149,8 @@ class KernelNetwork:
     def other_host(self, interface: Interface, address: Address) -> Optional[str]:
         """Ask the network for an address, by ARP and by ping; return who answers, None when nobody does.
 
-        Takes at most PROBE_COUNT * PROBE_INTERVAL_S; the first answer ends it.
+        Takes PROBE_COUNT * PROBE_INTERVAL_S when nobody does; the first answer ends it. Silence counts
+        only when all that had arrived was read, also where this process did not run for a while.
         """
         if interface.is_loopback:
             return None
@@ -162,14 +165,16 @@ class KernelNetwork:
             for opened in (arp, ping):
                 if opened is not None:
                     poll.register(opened, select.POLLIN)
-            deadline = _now()
             for _ in range(PROBE_COUNT):
                 if arp is not None and address.version == 4:
                     _send(arp, arp_probe(interface.mac, address), (interface.name, ETHERTYPE_ARP))
                 _send(ping, echo_request(address.version, token), _destination(address, interface))
-                deadline += PROBE_INTERVAL_S
-                while (left_s := deadline - _now()) > 0:
-                    for descriptor, _ in poll.poll(left_s * 1000):
+                deadline, late_count = _now() + PROBE_INTERVAL_S, 0
+                while late_count < LATE_READS_MAX:
+                    left_s = deadline - _now()
+                    late_count += left_s <= 0
+                    arrived = poll.poll(max(left_s, 0.0) * 1000)
+                    for descriptor, _ in arrived:
                         answered = (
                             _arp_answer(arp, interface, address)
                             if arp is not None and descriptor == arp.fileno()
@@ -177,6 +182,8 @@ class KernelNetwork:
                         )
                         if answered:
                             return answered
+                    if left_s <= 0 and not arrived:
+                        break
         return None
 
     def announce(self, interface: Interface, address: Address) -> None:
