@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from disk_of_two_nodes import recording
 from driver_loader import DRIVERS, Recorder, context, converted, driver
-from shared_disk import recording
 
 from opensvc_hb.agent.resource import ActionError, CommandResult, Keyword, Resource, Status
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from disk_of_two_nodes import DATA, Node, SharedDisk, start, stop
 from driver_loader import Recorder, context, driver, module
 from hypothesis import given
 from hypothesis import strategies as st
-from shared_disk import DATA, Node, SharedDisk, start, stop
 
 from opensvc_hb.agent.resource import ActionError, CommandResult, Status
 

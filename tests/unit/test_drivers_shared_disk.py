@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 import pytest
+from disk_of_two_nodes import Node, SharedDisk, start, stop
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shared_disk import Node, SharedDisk, start, stop
 
 from opensvc_hb.agent.resource import ActionError
 

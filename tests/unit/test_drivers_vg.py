@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from disk_of_two_nodes import Node, SharedDisk, recording, start, stop
 from driver_loader import Recorder, context, converted, driver, module
 from hypothesis import given
 from hypothesis import strategies as st
-from shared_disk import Node, SharedDisk, recording, start, stop
 
 from opensvc_hb.agent.resource import ActionError, CommandResult, HoldingKind, Status
 
