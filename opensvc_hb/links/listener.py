@@ -135,7 +135,8 @@ class Listener(LinkThread):
         arrives = self._arrives() if self._is_open else None
         if arrives is not None:
             poll.register(arrives, select.POLLIN)
-        poll.poll(timeout_s * 1000)
+        # a time that has passed while this thread stood still is no wait: poll takes less than 0 for ever
+        poll.poll(max(0.0, timeout_s) * 1000)
 
     def _asked(self) -> List[int]:
         """Return the questions that were there before anything is read now."""

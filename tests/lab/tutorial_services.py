@@ -32,13 +32,14 @@ CONTAINERS = {
 }
 """Ids of the tutorial's containers, by service and number."""
 IMAGES = {
-    "registry": ("de9a91835513", "registry:latest", "exec docker-registry"),
-    "busybox": ("b073e328878e", "opensvc/busybox:date", FOREVER),
+    "registry": ("de9a91835513", "registry:latest"),
+    "busybox": ("b073e328878e", "opensvc/busybox:date"),
 }
-"""By service: the id that its file names, the image's name, and what runs in it."""
+"""By service: the id that its file names, and the image's name."""
 REGISTRY_PROGRAM = """#!/bin/sh
 while trap exit TERM; do date >$STORAGE_PATH/newest; sleep 0.2 & wait; done
 """
+NODE_CONF = "[node]\\nhost_mode = DEV\\n"
 COMMAND_WIDTH = 18
 """What both docker of 2014 and that of today show of a command."""
 TABLE = ("CONTAINER", "ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS")
@@ -53,13 +54,17 @@ class Services(Replay):
         texts: where the services' files are on the nodes.
         archive: where the archive of the containers' image is on the nodes.
         timeout_s: of the monitor file; the tutorial has 10.
+        dates: what runs in the busybox containers: a shell's loop that prints dates.
     """
 
-    def __init__(self, lab: BaseLab, path: str, texts: str, archive: str, timeout_s: int) -> None:
+    def __init__(
+        self, lab: BaseLab, path: str, texts: str, archive: str, timeout_s: int, dates: str = FOREVER
+    ) -> None:
         super().__init__(lab, path)
         self.texts = texts
         self.archive = archive
         self.timeout_s = timeout_s
+        self.programs = {"registry": "exec docker-registry", "busybox": dates}
         self.ours: Dict[str, str] = {}
         """{id in the tutorial: id here}, of images and containers."""
 
@@ -91,7 +96,7 @@ class Services(Replay):
         """Lay both services out on deb1 as the tutorial's reader has them: up, their copies sent to deb2."""
         deb1, _deb2 = self.lab.nodes
         for node in self.lab.nodes:
-            self.must(node, "printf '[node]\\nhost_mode = DEV\\n' >node.conf")
+            self.must(node, f"mkdir -p /etc/opensvc; printf '{NODE_CONF}' >/etc/opensvc/node.conf")
         for name in SERVICES:
             self.bring_up(deb1, name)
         for name in SERVICES:
@@ -108,10 +113,10 @@ class Services(Replay):
     def bring_up(self, node, name) -> None:
         """Mount a new service's file systems, make its image in its own engine, and start it."""
         svcname = f"{name}.opensvc.com"
-        theirs, image, program = IMAGES[name]
+        theirs, image = IMAGES[name]
         self.must(node, f"svcmgr -s {svcname} create --config {self.texts}/{svcname}.env")
         self.must(node, f"{svcname} startfs")
-        change = f'CMD ["/bin/sh", "-c", "{program}"]'
+        change = f'CMD ["/bin/sh", "-c", "{self.programs[name]}"]'
         made = self.must(node, f"{svcname} docker import --change '{change}' {self.archive} {image}")
         self.ours[theirs] = made.strip().partition(":")[2][:12]
         pairs = [f"--param container#{n}.run_image --value {self.ours[theirs]}" for n in CONTAINERS[name]]

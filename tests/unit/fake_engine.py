@@ -69,6 +69,9 @@ class FakeEngine:
         self.images = list(images)
         self.image_ids = [image_id(place) for place in range(1, len(self.images) + 1)]
         self.requests = []
+        self.held_lists = 0
+        """So many lists of containers are never answered, as while the daemon is busy with containers."""
+        self._ended = threading.Event()
         path.parent.mkdir(parents=True, exist_ok=True)
         engine = self
 
@@ -96,6 +99,7 @@ class FakeEngine:
         self.thread.start()
 
     def close(self):
+        self._ended.set()
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
@@ -108,6 +112,11 @@ class FakeEngine:
         path = re.sub(r"^/v[0-9.]+", "", handler.path)
         if path != "/_ping":
             self.requests.append(f"{method} {path}")
+        if path.startswith("/containers/json") and self.held_lists > 0:
+            self.held_lists -= 1
+            self._ended.wait()
+            handler.close_connection = True
+            return
         status, body = self.reply(method, path)
         data = b"" if body is None else json.dumps(body).encode()
         handler.send_response(status)

@@ -283,6 +283,17 @@ def test_a_container_that_exists_is_started_as_it_is(top):
     assert [path.name for path in (top / "run/opensvc/svc1.containers").iterdir()] == [named(1).id]
 
 
+def test_a_start_waits_for_a_daemon_that_is_busy(top):
+    """A daemon that makes or starts other containers may hold its list back for longer than a look takes."""
+    service = Service(top)
+    service.first.look_limit_s = 0.3
+    with engine(service, named(1, state="exited")) as asked:
+        asked.held_lists = 2
+        service.first.start()
+        assert asked.held_lists == 0
+        assert asked.named("svc1.container.1").state == "running"
+
+
 def test_a_running_container_is_left_alone(top):
     """One line says that it runs, and where; there is nothing to roll back."""
     service = Service(top)

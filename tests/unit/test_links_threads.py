@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import random
@@ -75,11 +76,11 @@ class Cluster:
         self.inbox = {}
         self.links = {}
 
-    def start(self, node, lines, keyring=KEYRING, floors=None, carriers=CARRIERS):
+    def start(self, node, lines, keyring=KEYRING, floors=None, carriers=CARRIERS, clock=boot_clock):
         """Start the links of one node; wait until its carriers had their first try."""
         self.inbox[node] = queue.SimpleQueue()
         self.links[node] = Links(
-            make_config(node, lines), keyring, floors or {}, self.inbox[node].put, boot_clock, carriers
+            make_config(node, lines), keyring, floors or {}, self.inbox[node].put, clock, carriers
         )
         self.links[node].start()
         return self.links[node]
@@ -557,3 +558,26 @@ def test_links_a_beat_on_a_network_has_the_slot_of_its_sender_looked_at(cluster)
     )
     assert heard[-1].beat.sequence == 2
     assert heard[0].link_id == network.id
+
+
+def test_links_a_slot_is_looked_at_when_its_thread_stood_still_meanwhile(cluster):
+    """The time that a write is given can be over before the wait for it begins: then nothing is waited for.
+
+    A clock that moves on by 3 ms at every look stands for a machine on which every step takes long.
+    """
+    network = real_link(LinkType.UNICAST, None)
+    slot = make_link(type=LinkType.DIO, device="/made/up", address="0", port=0, timeout_s=1.0)
+    disk = MemoryDisk(make_slot(slot, sequence=1))
+    carriers = {**CARRIERS, LinkType.DIO: lambda *of: LazySlot(*of, disk)}
+    moments = itertools.count()
+    cluster.start(NODES[1], [network, slot], carriers=carriers, clock=lambda: 0.003 * next(moments))
+    cluster.drain(NODES[1])
+    sender = cluster.start(NODES[0], [network])
+    for sequence in (2, 3, 4):
+        disk.content = make_slot(slot, sequence=sequence)
+        sender.send(make_beat(sequence), with_table=False)
+        heard = take_until(
+            cluster.inbox[NODES[1]],
+            lambda event: isinstance(event, BeatReceived) and event.link_id == slot.id,
+        )
+        assert heard[-1].beat.sequence == sequence

@@ -190,7 +190,12 @@ class Bed:
             self.workdir,
             ARRAY_MIB,
             disks,
-            (_links_setting(links, ARRAY_NUMBER), f"vm.luns={','.join(LUNS)}", f"vm.initiators={initiators}"),
+            (
+                "init=/usr/local/sbin/vm-array",
+                _links_setting(links, ARRAY_NUMBER),
+                f"vm.luns={','.join(LUNS)}",
+                f"vm.initiators={initiators}",
+            ),
         )
 
     def _make_node(self, name: str, number: int) -> Vm:

@@ -1,7 +1,8 @@
 """Fixtures of the VM tier: one image, one machine on which our package was installed, then pairs of nodes.
 
 A test gets two nodes that have just booted from disks of their own, the package installed and nothing
-configured, and it may break whatever it likes.
+configured, and it may break whatever it likes. A boot takes half a minute: a test is a story of several
+chapters, each of which begins where the last one ended.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from bed import NODES, Bed
-from cluster import Cluster
 from image import ensure_image
+from machine_uml import File
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parent.parent
@@ -25,6 +27,7 @@ sys.path += [str(TREE / "tests"), str(TREE / "tests/lab")]
 BED = pytest.StashKey()
 PACKAGE_PLACE = "/root/opensvc-hb.deb"
 INSTALL = f"DEBIAN_FRONTEND=noninteractive apt-get install --yes {PACKAGE_PLACE}"
+INSTALL_LIMIT_S = 300.0
 
 
 def pytest_collection_modifyitems(items):
@@ -47,8 +50,7 @@ def vm_workdir():
     """A directory on a disk, for what the machines write; gone after the tests."""
     path = Path(tempfile.mkdtemp(prefix="opensvc-hb-vmtest-", dir="/var/tmp"))
     yield path
-    if not os.environ.get("VM_KEEP"):
-        shutil.rmtree(path)
+    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")
@@ -67,14 +69,11 @@ def installed_disk(vm_image, vm_workdir, package):
         bed.array.power_on()
         machine.power_on()
         machine.wait_booted()
-        machine.send(package, PACKAGE_PLACE)
-        said = machine.run(INSTALL, 240).check()
-        kept = vm_workdir / "installed.cow"
-        (vm_workdir / "installed.txt").write_text(said.out)
+        machine.write(File(PACKAGE_PLACE, package.read_bytes()))
+        machine.run(INSTALL, INSTALL_LIMIT_S).check()
         machine.run("systemctl poweroff")
         machine.wait_off()
-        shutil.move(machine.written, kept)
-    return kept
+        return Path(shutil.move(machine.written, vm_workdir / "installed.cow"))
 
 
 @pytest.fixture
@@ -88,18 +87,18 @@ def bed(vm_image, vm_workdir, installed_disk, request):
 
 
 @pytest.fixture
-def cluster(bed):
-    """The same two nodes as a cluster on two networks and a disk; no service, the daemons not started."""
-    made = Cluster(bed)
-    made.configure()
-    return made
+def tell():
+    """Tell how far a story has come, and how long that took; shown when it fails, and by pytest -s."""
+    began = time.monotonic()
+    return lambda chapter: print(f"{time.monotonic() - began:6.1f} s  {chapter}", flush=True)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Add what the machines have to say to the report of a failure."""
+    """Add what the machines have to say to the report of a failure that does not show it already."""
     outcome = yield
     report = outcome.get_result()
     made = item.stash.get(BED, None)
-    if report.failed and report.when == "call" and made is not None:
+    is_shown = "--- array: console" in str(report.longrepr)
+    if report.failed and report.when == "call" and made is not None and not is_shown:
         report.sections.append(("machines", made.report()))

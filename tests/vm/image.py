@@ -37,7 +37,7 @@ SUITE = "bookworm"
 DISK_BYTES = 3 << 30
 """Sparse: what the machines write goes into files of their own."""
 NOT_INSTALLED = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
-ENABLED = ("vm-network.service", "vm-disks.service", "vm-array.service", "ssh.service")
+ENABLED = ("vm-network.service", "vm-disks.service", "ssh.service")
 DISABLED = ("docker.service", "docker.socket", "containerd.service", "rsync.service", "open-iscsi.service")
 """Each would cost every boot a second or more: docker's own daemon is started by whoever needs it."""
 MASKED = (

@@ -14,11 +14,13 @@ started it.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import shutil
 import signal
 import subprocess
+import tarfile
 import threading
 import time
 from dataclasses import dataclass
@@ -61,6 +63,20 @@ class Result:
     def __str__(self) -> str:
         said = f"stdout:\n{self.out}stderr:\n{self.err}"
         return f"{self.where}# {self.command}\nexit status {self.status}\n{said}"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file for a machine."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+    @classmethod
+    def of(cls, path: str, text: str, mode: int = 0o644) -> File:
+        """Return a file with a text in it."""
+        return cls(path, text.encode(), mode)
 
 
 def wait(
@@ -259,12 +275,12 @@ class Vm:
 
     # -- what runs on it --------------------------------------------------------------------------
 
-    def run(self, command: Union[str, Sequence[str]], timeout_s: float = 60.0, text: str = "") -> Result:
-        """Run a line of shell, or a program with its arguments, as root."""
+    def run(self, command: Union[str, Sequence[str]], timeout_s: float = 60.0, data: bytes = b"") -> Result:
+        """Run a line of shell, or a program with its arguments, as root; `data` is its standard input."""
         line = command if isinstance(command, str) else shlex.join(command)
         argv = [*self.network, "ssh", *self._ssh_options(), "-T", self._login(), line]
         try:
-            ended = subprocess.run(argv, input=text.encode(), capture_output=True, timeout=timeout_s)
+            ended = subprocess.run(argv, input=data, capture_output=True, timeout=timeout_s)
         except subprocess.TimeoutExpired as expired:
             said = b"".join(part or b"" for part in (expired.stdout, expired.stderr)).decode(errors="replace")
             raise VmError(f"{self.name}: still running after {timeout_s:g} s: {line}\n{said}") from None
@@ -276,24 +292,17 @@ class Vm:
             ended.stderr.decode(errors="replace"),
         )
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Write a file, and the directories above it."""
-        place = shlex.quote(path)
-        made = f"mkdir -p $(dirname {place}) && cat >{place} && chmod {mode:o} {place}"
-        self.run(made, text=text).check()
-
-    def send(self, path: Path, place: str) -> None:
-        """Copy a file of ours to the machine."""
-        with open(path, "rb") as file:
-            argv = [
-                *self.network,
-                "ssh",
-                *self._ssh_options(),
-                "-T",
-                self._login(),
-                f"cat >{shlex.quote(place)}",
-            ]
-            subprocess.run(argv, stdin=file, check=True, timeout=60)
+    def write(self, *files: File) -> None:
+        """Write files, and the directories above them, in one go."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for file in files:
+                entry = tarfile.TarInfo(file.path.lstrip("/"))
+                entry.size = len(file.data)
+                entry.mode = file.mode
+                entry.mtime = int(time.time())
+                tar.addfile(entry, io.BytesIO(file.data))
+        self.run("tar --directory / --extract --no-overwrite-dir", data=archive.getvalue()).check()
 
     def read(self, path: str) -> str:
         """Return a file's text."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from machine_uml import wait
-from services import APP_ONLY, LAUNCHER, LAUNCHER_PLACE
+from cluster import Cluster
+from machine_uml import File, wait
+from services import APP_ONLY, WEB
 
-WEB = "web.opensvc.com"
+WRONG_MONITOR = """\
+deb1.opensvc.com net eth1 239.131.50.10 5010 ten
+deb2.opensvc.com net eth1 239.131.50.11 5011 10
+"""
+WATCHDOG_LIMIT_S = 90.0
 
 
 def shown(node, *properties):
@@ -20,72 +25,74 @@ def app_pid(node):
     return node.run(f"pid=$(cat /run/{WEB}.pid) && kill -0 $pid && echo $pid").out.strip()
 
 
-def test_the_unit_of_a_node_that_is_not_configured_is_not_started(bed):
-    """The package is there with its commands; its unit waits for a configuration, which is no failure.
+def test_the_package_from_its_installation_to_a_reboot(bed, tell):
+    """Installed, it waits for a configuration; configured, its daemon comes and goes without its service.
 
-    Its configuration, once there, is checked before anything runs: a wrong one is told with file and line.
+    The daemon tells systemd when it is ready and that it lives, and is replaced when it stands still; a
+    reboot hands the service over, with no need to find out that this node is gone.
     """
-    node = bed.deb1
-    assert node.run("systemctl start opensvc-hb").status == 0
-    assert shown(node, "ActiveState", "ConditionResult") == {
-        "ActiveState": "inactive",
-        "ConditionResult": "no",
-    }
-    assert node.run("systemctl --failed --no-legend").out == ""
-    for words in ("hbmgr --version", "svcmgr --version", "svcmon --version"):
-        node.run(words).check()
-    assert node.run("dpkg --verify opensvc-hb").check().out == ""
-    node.write("/etc/opensvc/hb/nodes", "deb1.opensvc.com\ndeb2.opensvc.com\n")
-    node.write("/etc/opensvc/hb/monitor", "deb1.opensvc.com net eth9 239.131.50.10 5010 10\n")
-    refused = node.run("hbmgr check")
-    assert refused.status == 6
-    assert "/etc/opensvc/hb/monitor:1" in refused.out + refused.err
+    deb1, deb2 = bed.nodes
+    waits_for_a_configuration(deb1)
+    tell("the unit waits for a configuration, and a wrong one is told")
 
-
-def test_the_daemon_as_systemd_sees_it(cluster):
-    """A restart of the daemon leaves its service alone, and so does a stop; a reboot hands the service over.
-
-    The daemon tells systemd when it is ready and that it lives, and is replaced when it stands still.
-    """
-    cluster.add_service(WEB, APP_ONLY, [(LAUNCHER_PLACE, LAUNCHER)])
+    cluster = Cluster(bed)
+    cluster.configure(WEB, APP_ONLY)
     cluster.start_daemons()
-    deb1, deb2 = cluster.deb1, cluster.deb2
-    seen = shown(deb1, "Type", "ActiveState", "SubState", "NotifyAccess", "WatchdogUSec", "UnitFileState")
-    assert (seen["ActiveState"], seen["SubState"], seen["Type"]) == ("active", "running", "notify"), seen
-    assert seen["WatchdogUSec"] == "10s"
-    assert seen["UnitFileState"] == "enabled"
+    seen = shown(deb1, "Type", "SubState", "WatchdogUSec", "UnitFileState")
+    assert seen == {
+        "Type": "notify",
+        "SubState": "running",
+        "WatchdogUSec": "10s",
+        "UnitFileState": "enabled",
+    }
     cluster.hand_over(WEB)
+    tell("the service runs on deb1")
     pid = app_pid(deb1)
     assert pid
-
-    deb1.run("systemctl restart opensvc-hb", 120).check()
+    for verb in ("restart", "stop", "start"):
+        deb1.run(f"systemctl {verb} opensvc-hb", 120).check()
+        assert app_pid(deb1) == pid, f"systemctl {verb} touched the service"
     cluster.wait_state(deb1, WEB, "STARTED")
-    assert app_pid(deb1) == pid, "the restart of the daemon touched the service"
-
-    deb1.run("systemctl stop opensvc-hb", 120).check()
-    assert app_pid(deb1) == pid
-    assert deb1.run("systemctl is-active opensvc-hb").out == "inactive\n"
-    deb1.run("systemctl start opensvc-hb", 120).check()
-    cluster.wait_state(deb1, WEB, "STARTED")
-    assert app_pid(deb1) == pid, "the stop of the daemon touched the service"
-    assert app_pid(deb2) == ""
+    assert (app_pid(deb1), app_pid(deb2)) == (pid, "")
+    tell("the daemon was restarted, stopped and started; the service was not")
 
     daemon = shown(deb2, "MainPID")["MainPID"]
     deb2.run(f"kill -STOP {daemon}").check()
     wait(
         lambda: shown(deb2, "MainPID")["MainPID"] not in (daemon, "0"),
-        90,
+        WATCHDOG_LIMIT_S,
         "systemd replaces a daemon that stands still",
+        bed.report,
     )
     cluster.wait_state(deb2, WEB, "STOPPED")
+    cluster.wait_links(deb1)
+    tell("systemd replaced a daemon that stood still")
 
     boots = deb1.boots
     deb1.run("systemctl reboot")
     cluster.wait_state(deb2, WEB, "STARTED")
     assert app_pid(deb2)
-    told = deb2.run(f"hbmgr events {WEB}").check().out
-    assert "U12" not in told, "an orderly leave needs no claim"
+    assert "U12" not in deb2.run(f"hbmgr events {WEB}").check().out, "an orderly leave needs no claim"
     deb1.wait_rebooted(boots + 1)
     cluster.wait_state(deb1, WEB, "STOPPED")
     assert cluster.states(deb1, WEB)[deb2.name] == "STARTED"
     assert app_pid(deb1) == ""
+    tell("a reboot handed the service over")
+
+
+def waits_for_a_configuration(node):
+    """Without one the unit is skipped, which is no failure; a wrong one is told with file and line."""
+    assert node.run("systemctl start opensvc-hb").status == 0
+    seen = shown(node, "ActiveState", "ConditionResult")
+    assert seen == {"ActiveState": "inactive", "ConditionResult": "no"}
+    assert node.run("systemctl --failed --no-legend").out == ""
+    for words in ("hbmgr --version", "svcmgr --version", "svcmon --version"):
+        node.run(words).check()
+    assert node.run("dpkg --verify opensvc-hb").check().out == ""
+    node.write(
+        File.of("/etc/opensvc/hb/nodes", "deb1.opensvc.com\ndeb2.opensvc.com\n"),
+        File.of("/etc/opensvc/hb/monitor", WRONG_MONITOR),
+    )
+    refused = node.run("hbmgr check")
+    assert refused.status == 6, refused
+    assert "/etc/opensvc/hb/monitor:1" in refused.out + refused.err, refused

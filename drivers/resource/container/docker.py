@@ -45,6 +45,8 @@ UP_LIMIT_S = 600.0
 DOWN_LIMIT_S = 60.0
 """Source: C.6: from the stop's end to the kill."""
 KILLED_LIMIT_S = 10.0
+BUSY_LIMIT_S = 120.0
+"""How long a start asks again: a daemon that makes or starts other containers may hold its list back."""
 SILENT_LIMIT_S = 30.0
 """For so long a stop asks a daemon that does not answer, before it ends the daemon by force."""
 STEP_S = 0.2
@@ -101,6 +103,7 @@ class DockerContainer(Resource):
     look_limit_s: ClassVar[float] = LOOK_LIMIT_S
     down_limit_s: ClassVar[float] = DOWN_LIMIT_S
     silent_limit_s: ClassVar[float] = SILENT_LIMIT_S
+    busy_limit_s: ClassVar[float] = BUSY_LIMIT_S
 
     def __init__(self, rid: str, options: Mapping[str, object], context: ResourceContext) -> None:
         super().__init__(rid, options, context)
@@ -285,7 +288,7 @@ class DockerContainer(Resource):
             raise
 
     def _start_container(self) -> None:
-        view = self._look_now()
+        view = self._look_patiently(self.busy_limit_s)
         container = view.named(self.container_name)
         if container is not None and container.state == "running":
             self._note(container.id)
@@ -293,7 +296,7 @@ class DockerContainer(Resource):
             return
         if container is None:
             self._make_container(view)
-            container = self._look_now().named(self.container_name)
+            container = self._look_patiently(self.busy_limit_s).named(self.container_name)
             if container is None:
                 raise ActionError(f"container {self.container_name} was made and is not there")
         self._note(container.id)
@@ -308,7 +311,7 @@ class DockerContainer(Resource):
         self.context.info("wait for container up status")
         self._wait_until_up(container)
         self.context.info("wait for container operational")
-        self._look_now()
+        self._look_patiently(self.busy_limit_s)
 
     def _image_to_name(self, view: View) -> str:
         """Return the name of the image whose id run_image is: `docker ps` shows what it was called."""
@@ -340,7 +343,12 @@ class DockerContainer(Resource):
     def _wait_until_up(self, container: Container) -> None:
         deadline = self._clock() + UP_LIMIT_S
         while True:
-            now = self.engine.inspect(container.id)
+            try:
+                now = self.engine.inspect(container.id)
+            except EngineSilentError:
+                if self._clock() >= deadline:
+                    raise
+                continue
             if now is None:
                 raise ActionError(f"container {container.short_id} has vanished after its start")
             if now.state == "running":
@@ -392,7 +400,7 @@ class DockerContainer(Resource):
         return bool(living)
 
     def _stop_container(self) -> None:
-        container = self._look_patiently().named(self.container_name)
+        container = self._look_patiently(self.silent_limit_s).named(self.container_name)
         if container is None or not container.is_alive:
             self.context.info(f"container {self.label} already stopped")
             return
@@ -407,9 +415,9 @@ class DockerContainer(Resource):
                 raise ActionError(f"container {container.short_id} survives its kill")
         forget_container(self._notes, container.id)
 
-    def _look_patiently(self) -> View:
-        """Look at the daemon for a stop: a moment of overload is no reason to kill everything."""
-        deadline = self._clock() + self.silent_limit_s
+    def _look_patiently(self, limit_s: float) -> View:
+        """Look at the daemon for an action: one that is busy is no reason to fail, or to kill everything."""
+        deadline = self._clock() + limit_s
         while True:
             try:
                 return self._look_now()
