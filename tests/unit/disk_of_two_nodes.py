@@ -40,6 +40,7 @@ class SharedDisk:
     def __init__(self, folder: Path) -> None:
         self.keys: List[int] = []
         self.holder: Optional[int] = None
+        self.generation = 1
         self.tags: List[str] = []
         self.attention: Set[str] = set()
         self.nodes: Dict[str, Node] = {}
@@ -195,29 +196,32 @@ class Node:
             disk.attention.discard(self.name)
             return 6, "", "PR in (Read keys): Unit attention\nsg_persist failed: Unit attention\n"
         given = dict(re.findall(r"--param-(rk|sark)=(\S+)", " ".join(words)))
+        generation = f"  PR generation=0x{disk.generation:x}"
         mine, other = int(given.get("rk", "0"), 16), int(given.get("sark", "0"), 16)
         if "--read-keys" in words:
             lines = "".join(f"    0x{key:x}\n" for key in disk.keys)
             return (
                 0,
-                f"  PR generation=0x1, {len(disk.keys)} registered reservation keys follow:\n{lines}",
+                f"{generation}, {len(disk.keys)} registered reservation keys follow:\n{lines}",
                 "",
             )
         if "--read-reservation" in words:
             if disk.holder is None:
-                return 0, "  PR generation=0x1, there is NO reservation held\n", ""
+                return 0, f"{generation}, there is NO reservation held\n", ""
             text = (
                 f"    Key=0x{disk.holder:x}\n    scope: LU_SCOPE,  type: Write Exclusive, registrants only\n"
             )
-            return 0, f"  PR generation=0x1, Reservation follows:\n{text}", ""
+            return 0, f"{generation}, Reservation follows:\n{text}", ""
         conflict = (24, "", "PR out: Reservation conflict\nsg_persist failed: Reservation conflict\n")
         if "--register-ignore" in words:
             disk.keys = [key for key in disk.keys if key != self._key] + [other]
+            disk.generation += 1
             return 0, "", ""
         if self._key not in disk.keys or mine != self._key:
             return conflict
         if "--register" in words:
             disk.keys.remove(self._key)
+            disk.generation += 1
             disk.holder = None if disk.holder == self._key else disk.holder
         elif "--reserve" in words:
             if disk.holder not in (None, self._key):
@@ -229,6 +233,7 @@ class Node:
             if other not in disk.keys:
                 return conflict
             disk.keys = [key for key in disk.keys if key != other]
+            disk.generation += 1
             if disk.holder == other:
                 disk.holder = self._key
             disk.attention |= {name for name, node in disk.nodes.items() if node._key == other}

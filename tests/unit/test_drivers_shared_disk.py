@@ -16,7 +16,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 from disk_of_two_nodes import Node, SharedDisk, start, stop
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opensvc_hb.agent.resource import ActionError
@@ -184,6 +184,8 @@ def test_by_hand_two_nodes_are_never_both_active(turns):
 
 @settings(max_examples=40, deadline=None)
 @given(turns_of(HAND, CLUSTER, CLUSTER, FORCE, STOP, POWER_CUT))
+@example([(0, HAND, 40), (0, CLUSTER, 2), (1, CLUSTER, 40), (0, HAND, 40)])  # looked before, acts behind
+@example([(0, HAND, 40), (1, CLUSTER, 40), (1, STOP, 40), (0, FORCE, 40)])  # in use, and the disk is free
 def test_with_reservations_two_nodes_never_both_write(turns):
     """Takeovers of both orders, at once, by force, with power cuts in between: one node at most can write."""
     with two_nodes(reserve=True) as nodes:

@@ -27,7 +27,7 @@ COMMAND_TIMEOUT_S = 10.0
 UNIT_ATTENTION = 6
 """Exit status: the disk has something to tell first, such as that a registration was preempted."""
 ATTENTION_COUNT = 5
-"""A disk tells each such thing once; one that goes on is broken."""
+"""A disk tells each such thing once; one that goes on is broken. So often its two answers may disagree."""
 OUR_TYPE = "5"
 _OUR_TYPE_TEXT = "write exclusive, registrants only"
 _KEY_PREFIX = b"oh"
@@ -52,7 +52,6 @@ class PathView:
         holder: the key of the reservation; None when there is none.
         is_our_type: whether that is of the kind that we take.
         problem: why the path does not tell; "" when it does.
-        needs_attention: it kept answering Unit Attention.
     """
 
     path: str
@@ -60,7 +59,6 @@ class PathView:
     holder: Optional[int] = None
     is_our_type: bool = False
     problem: str = ""
-    needs_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,10 @@ class DiskView:
             path.holder == key and path.is_our_type and key in path.keys for path in self.answering
         )
 
+    def is_registered(self, key: int) -> bool:
+        """Tell whether this key is registered on every path that answers, and on one at least."""
+        return 0 < len(self.answering) <= self.keys.count(key)
+
     def others(self, key: int) -> Tuple[int, ...]:
         """Return every key registered or holding beside this one, each once, the holder first."""
         known = [self.holder] if self.holder is not None else []
@@ -101,6 +103,12 @@ def parse_keys(text: str) -> Tuple[int, ...]:
     """Return the keys that `sg_persist --in --read-keys` lists."""
     found = (re.fullmatch(r"\s*0x([0-9a-fA-F]{1,16})\s*", line) for line in text.splitlines())
     return tuple(int(match.group(1), 16) for match in found if match)
+
+
+def parse_generation(text: str) -> Optional[str]:
+    """Return the generation that either question is answered with: it changes with every registration."""
+    found = re.search(r"\bPR generation\s*=\s*(\w+)", text)
+    return found.group(1) if found else None
 
 
 def parse_reservation(text: str) -> Tuple[Optional[int], bool]:
@@ -137,14 +145,19 @@ class Reservations:
         """Ask every path of a disk; a path that does not tell says why."""
         return DiskView(disk, tuple(self._ask(path) for path in disk.paths))
 
-    def take(self, disk: ScsiDisk, before: DiskView) -> None:
+    def take(self, disk: ScsiDisk, before: DiskView, register: bool) -> None:
         """Register, then reserve, or preempt who holds it or is registered; prove that it is ours alone.
+
+        Without `register` only a registration that stands will do: the disk itself refuses the
+        commands that follow once another node has removed it. One that is made anew, while
+        something above the disk is in use here, would let through what is stale by then.
 
         Raises:
             ActionError: it is not ours; our registration is gone again, where that could be done.
         """
         key = key_text(self.key)
-        self._change(disk, "--register-ignore", f"--param-sark={key}")
+        if register:
+            self._change(disk, "--register-ignore", f"--param-sark={key}")
         try:
             holder = before.holder
             if holder is None:
@@ -163,6 +176,15 @@ class Reservations:
         Raises:
             ActionError: a command failed.
         """
+        try:
+            self._remove(disk, before)
+        except ActionError:
+            after = self.view(disk)
+            if not after.answering or self.key in after.keys:
+                raise
+            self.context.info(f"{disk.device} was taken by another node meanwhile")
+
+    def _remove(self, disk: ScsiDisk, before: DiskView) -> None:
         key = key_text(self.key)
         if before.holder == self.key:
             self._change(disk, "--release", f"--param-rk={key}", f"--prout-type={OUR_TYPE}")
@@ -208,21 +230,24 @@ class Reservations:
             raise ActionError(f"{' '.join(argv)} failed: {_reason(result)}{hint}")
 
     def _ask(self, path: str) -> PathView:
-        texts: List[str] = []
-        for question in ("--read-keys", "--read-reservation"):
-            # read only: a device closed after writing makes udev look at it anew
-            argv = ["sg_persist", "--no-inquiry", "--readonly", "--in", question, path]
-            try:
-                result = self._asked(argv)
-            except ActionError as error:
-                return PathView(path, problem=str(error))
-            if result.status == UNIT_ATTENTION:
-                return PathView(path, problem=f"{path} keeps answering Unit Attention", needs_attention=True)
-            if result.status != 0:
-                return PathView(path, problem=f"{path} does not answer: {_reason(result)}")
-            texts.append(result.stdout)
-        holder, is_our_type = parse_reservation(texts[1])
-        return PathView(path, parse_keys(texts[0]), holder, is_our_type)
+        for _ in range(ATTENTION_COUNT):
+            texts: List[str] = []
+            for question in ("--read-keys", "--read-reservation"):
+                # read only: a device closed after writing makes udev look at it anew
+                argv = ["sg_persist", "--no-inquiry", "--readonly", "--in", question, path]
+                try:
+                    result = self._asked(argv)
+                except ActionError as error:
+                    return PathView(path, problem=str(error))
+                if result.status == UNIT_ATTENTION:
+                    return PathView(path, problem=f"{path} keeps answering Unit Attention")
+                if result.status != 0:
+                    return PathView(path, problem=f"{path} does not answer: {_reason(result)}")
+                texts.append(result.stdout)
+            if parse_generation(texts[0]) == parse_generation(texts[1]):
+                holder, is_our_type = parse_reservation(texts[1])
+                return PathView(path, parse_keys(texts[0]), holder, is_our_type)
+        return PathView(path, problem=f"{path}: its registrations change all the time")
 
     def _asked(self, argv: List[str]) -> CommandResult:
         for _ in range(ATTENTION_COUNT):

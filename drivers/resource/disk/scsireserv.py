@@ -175,7 +175,7 @@ class DiskScsireserv(Resource):
         view = reservations.view(disk)
         if not view.answering:
             raise ActionError("; ".join(path.problem for path in view.paths))
-        if view.is_held_by(self.key) and view.keys.count(self.key) >= len(view.answering):
+        if view.is_held_by(self.key) and view.is_registered(self.key):
             self.context.info(f"{disk.device} is already reserved for {self.context.node}")
             return False
         others = view.others(self.key)
@@ -183,24 +183,15 @@ class DiskScsireserv(Resource):
             owners = ", ".join(reservations.owner(other) for other in others)
             self.context.error(f"{disk.device} belongs to {owners}")
             raise ActionError(f"{disk.device} is already reserved. use --force to override this safety net")
-        if self.key not in view.keys:
-            self._must_be_unused(disk, bool(others))
-        reservations.take(disk, view)
-        return True
-
-    def _must_be_unused(self, disk: ScsiDisk, has_others: bool) -> None:
-        """Refuse a disk that is in use here without our key: another node may have had it meanwhile.
-
-        Only `--force`, and only while no other node has a key there, lets a running service get one.
-        """
-        if self.context.force and not has_others:
-            return
         in_use = claimed_above(disk, self.sys_path, self.is_in_use)
-        if in_use:
+        if in_use and not view.is_registered(self.key):
+            # another node may have had the disk meanwhile
             raise ActionError(
                 f"{disk.device} is in use on this node ({', '.join(in_use)}) without its reservation: "
                 "stop the service here first"
             )
+        reservations.take(disk, view, register=not in_use)
+        return True
 
     def _give_back(self, reservations: Reservations, disk: ScsiDisk) -> None:
         try:
