@@ -45,6 +45,7 @@ from opensvc_hb.daemon.guardian_wire import (
     Know,
     Ordered,
     Refusal,
+    Rested,
     WireError,
     encode,
     read_answer,
@@ -61,6 +62,8 @@ START_WITHIN_S = 5.0
 ANSWER_WITHIN_S = 1.0
 END_WITHIN_S = 1.0
 REACH_WITHIN_S = 5.0
+REST_WITHIN_S = 15.0
+"""A stop action that takes longer is not waited for: the peers should hear that this node lives."""
 ATTEMPTS = 4
 _PAUSE_FIRST_S = 0.1
 _PAUSE_LONGEST_S = 5.0
@@ -81,11 +84,13 @@ class Found:
     Args:
         order: what it holds, None for nothing.
         acted: what it did while no daemon listened.
+        ending: whether it was ending something, and does so still.
     """
 
     connection: Connection
     order: Optional[Order]
     acted: Tuple[Acted, ...]
+    ending: bool = False
 
     @property
     def lease(self) -> Tuple[Optional[float], float, Tuple[Tuple[str, str], ...]]:
@@ -234,7 +239,7 @@ class Keeper:
             if isinstance(found, Found) and found.order is None and inherited is not None:
                 found = self._hand_over(found, inherited, know)
             if isinstance(found, Found):
-                return Found(found.connection, found.order, (*acted, *found.acted))
+                return replace(found, acted=(*acted, *found.acted))
             if isinstance(found, _Outdated):
                 log.info("the guardian, process %d, is replaced by one of release %s", found.pid, __version__)
                 inherited, acted = found.order, found.acted
@@ -244,6 +249,26 @@ class Keeper:
                 self._kill(pid)
             problem = self._spawn() or found.problem
         return problem
+
+    def await_rest(self, found: Found, within_s: float = REST_WITHIN_S) -> Found:
+        """Wait for the end of what a guardian was ending when it was reached; return what it did till then.
+
+        The agent, asked in the middle of that, would tell neither what was nor what will be, and a
+        start that is begun then meets the end of the stop.
+        """
+        give_up_at = boottime() + within_s
+        acted = list(found.acted)
+        while found.ending:
+            line = self._line(found.connection.end, max(0.001, give_up_at - boottime()))
+            try:
+                answer = Rested() if line is None else read_answer(line)
+            except WireError:
+                break  # told, and seen to, by the thread that listens next
+            if isinstance(answer, Acted):
+                acted.append(answer)
+            found = replace(found, ending=not isinstance(answer, Rested))
+        found.connection.end.settimeout(None)
+        return replace(found, acted=tuple(acted), ending=False)
 
     def _connect(self) -> Union[Found, _Unanswered, _Outdated]:
         """Say hello to whoever listens."""
@@ -269,7 +294,8 @@ class Keeper:
             return _Outdated(pid, f"release {answer.release}", answer.order, answer.acted)
         end.settimeout(None)
         self._generation += 1
-        return Found(Connection(end, answer.pid, self._generation), answer.order, answer.acted)
+        connection = Connection(end, answer.pid, self._generation)
+        return Found(connection, answer.order, answer.acted, answer.ending)
 
     def _hand_over(self, found: Found, order: Order, know: Optional[Know]) -> Union[Found, _Unanswered]:
         """Give a new guardian the order of the one before it."""

@@ -49,6 +49,7 @@ from opensvc_hb.daemon.guardian_wire import (
     Refusal,
     Renewed,
     Request,
+    Rested,
     WireError,
     read_request,
 )
@@ -109,6 +110,7 @@ class GuardianLoop:
         self._watch = Watch()
         self._know: Optional[Know] = None
         self._daemon: Optional[Connection] = None
+        self._rest_awaited = False
         self._untold: Deque[Acted] = deque(maxlen=UNTOLD_MAX)
         self._ended_well: Set[str] = set()
         self._killing: Dict[str, StopInstance] = {}
@@ -131,6 +133,9 @@ class GuardianLoop:
     def _turn(self) -> None:
         self._door.read_all()
         wake_at = self._act(self._clock())
+        if self._rest_awaited and not self._is_ending and self._daemon is not None:
+            self._rest_awaited = False
+            self._door.answer(self._daemon, Rested())
         self._log.flush()
         wait_s = None if wake_at is None else max(0.0, wake_at - self._clock())
         for key, _mask in self._selector.select(wait_s):
@@ -140,7 +145,7 @@ class GuardianLoop:
         order = self._watch.order
         now = self._clock()
         is_awaited = now < self._alone_until
-        if is_awaited or self._door.is_in_use or self._stops.busy or self._killing:
+        if is_awaited or self._door.is_in_use or self._is_ending:
             return False
         if order is not None and order.services:
             past = now >= order.at(STOP_SHARE)
@@ -148,6 +153,10 @@ class GuardianLoop:
                 return False
         self._resetter.guard(None, now)
         return True
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._stops.busy or bool(self._killing)
 
     # -- deadlines ----------------------------------------------------------------------------------
 
@@ -314,7 +323,8 @@ class GuardianLoop:
         told = tuple(self._untold)
         self._untold.clear()
         self._log.say(f"the daemon, process {connection.pid}, is connected")
-        return Greeting(os.getpid(), self._release, self._watch.order, told)
+        self._rest_awaited = self._is_ending
+        return Greeting(os.getpid(), self._release, self._watch.order, told, self._rest_awaited)
 
     def _learn(self, know: Know) -> None:
         if know.reset not in {kind.value for kind in ResetKind}:

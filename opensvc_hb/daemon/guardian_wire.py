@@ -1,7 +1,7 @@
 """What the daemon and the guardian say to each other: one JSON object per line, versioned.
 
 The daemon says `hello`, then what the guardian must know (`Know`), then orders. Each line but
-`hello` has a number and is answered by `Done` or `Refusal`; `Acted` comes unasked. The two may
+`hello` has a number and is answered by `Done` or `Refusal`; `Acted` and `Rested` come unasked. The two may
 be of different installations (an upgrade replaces the daemon first), so every line names the
 version, and a line that is wrong in anything is refused as a whole and changes nothing.
 
@@ -90,12 +90,19 @@ class Greeting:
         release: of the package that it runs from.
         order: the order in force, None when there never was one.
         acted: what it did while no daemon listened, oldest first.
+        ending: whether a stop action or a kill of its own is under way; `Rested` follows.
     """
 
     pid: int
     release: str
     order: Optional[Order]
     acted: Tuple[Acted, ...] = ()
+    ending: bool = False
+
+
+@dataclass(frozen=True)
+class Rested:
+    """What was under way when the daemon said hello has come to its end, well or not."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Refusal:
     reason: str
 
 
-Answer = Union[Greeting, Done, Refusal, Acted]
+Answer = Union[Greeting, Rested, Done, Refusal, Acted]
 Said = TypeVar("Said")
 
 
@@ -140,7 +147,7 @@ def encode(message: Union[Request, Answer]) -> bytes:
     elif isinstance(message, Greeting):
         fields.update(pid=message.pid, release=message.release)
         fields["order"] = None if message.order is None else _order_fields(message.order)
-        fields["acted"] = [vars(acted) for acted in message.acted]
+        fields.update(acted=[vars(acted) for acted in message.acted], ending=message.ending)
     elif isinstance(message, Know):
         fields.update(vars(message))
         fields["held"] = {
@@ -204,7 +211,9 @@ def read_answer(line: bytes) -> Answer:
             fields.text("release"),
             None if fields.get("order") is None else _read_order(fields.below("order")),
             tuple(_read_acted(each) for each in fields.each("acted")),
+            bool(fields.get("ending")),
         ),
+        "rested": Rested,
         "done": lambda: Done(fields.number()),
         "refusal": lambda: Refusal(fields.number(), fields.text("reason")),
         "acted": lambda: _read_acted(fields),

@@ -168,6 +168,8 @@ class Daemon:
         # what it guards, whatever becomes of this daemon's start.
         keeper, know = self._make_keeper(), self._knowledge(loaded)
         found = keeper.reach(know)
+        if isinstance(found, Found):
+            found = keeper.await_rest(found)
         inherited = found.lease if isinstance(found, Found) else (None, 0.0, ())
         self._inbox.put(DaemonStarted(loaded.config, stored, self._was_booted(), *inherited))
         guardian = Guardian(know, keeper.confirmations, keeper.replace_it, clock)

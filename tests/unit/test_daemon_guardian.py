@@ -1,6 +1,7 @@
 """The guardian with real processes: what it ends, when, and who tells it."""
 
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -241,6 +242,28 @@ def test_a_new_daemon_inherits_the_deadline_and_hears_what_was_done(site):
     assert any("the guardian stops svc1" in acted.what for acted in third.found.acted)
     third.close()
     assert not any("the guardian stops svc1" in acted.what for acted in site.daemon().found.acted)
+
+
+def test_a_new_daemon_waits_for_the_end_of_what_is_being_ended(site):
+    """It asks the agent only then: in the middle of a stop the answer would be neither."""
+    site.stop(f"while [ ! -e {site.top}/go ]; do sleep 0.01; done")
+    first = site.daemon()
+    first.order(boottime() + 0.1, timeout_s=300.0)  # the kill comes half a minute later
+    first.close()
+    wait_for(site.stops, "the stop action")
+    keeper = Keeper(site.root, site.environment, queue.Queue())
+    found = keeper.reach()
+    assert found.ending
+    assert not keeper.await_rest(found, within_s=0.05).acted[1:], "it said that the stop has ended"
+    (site.top / "go").touch()
+    found = keeper.await_rest(found)
+    assert ["has stopped svc1" in acted.what for acted in found.acted] == [False, True]
+    assert not found.ending
+    found.connection.end.close()
+    found = keeper.reach()
+    assert not found.ending
+    assert keeper.await_rest(found) == found
+    found.connection.end.close()
 
 
 def test_an_order_for_nothing_is_no_deadline(site):
