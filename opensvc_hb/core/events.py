@@ -95,12 +95,12 @@ class SlotFound:
 
 @dataclass(frozen=True)
 class GuardianActed:
-    """The guardian did something to instances of this node, or cannot be reached; for people.
+    """The guardian did something to instances of this node, or cannot be reached.
 
     Args:
         services: the services concerned, () for all.
         what: one line.
-        alarm: an operator should look.
+        alarm: an operator should look; with services: it ends them, or could not.
     """
 
     services: Tuple[str, ...]

@@ -18,7 +18,7 @@ it meanwhile.
 T may change while a lease runs. Who contends counts with the T that it read last from us: a longer
 one counts for us from the first beat that tells it, a shorter one at once.
 
-Called by `step` (every turn), `membership` (acknowledgements) and `negotiation` (claims).
+Called by `step` (every turn), `membership` (acknowledgements), `negotiation` (claims).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import List, Optional, Tuple
 
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import Config
-from opensvc_hb.core.events import LinkDrained, SlotWritten
+from opensvc_hb.core.events import GuardianActed, LinkDrained, SlotWritten
 from opensvc_hb.core.guardian import END_SHARE, Order
 from opensvc_hb.core.node_state import (
     Claim,
@@ -41,7 +41,7 @@ from opensvc_hb.core.node_state import (
     Purpose,
 )
 from opensvc_hb.core.records import replace
-from opensvc_hb.core.rules import Guard, Lapse, Rule
+from opensvc_hb.core.rules import Guard, Lapse
 from opensvc_hb.core.states import GIVES_WAY, ActionVerb, State, Verb
 from opensvc_hb.core.summary import needs_lease, rivals, summary_of
 from opensvc_hb.core.turn import Turn, change_state, lease_evidence, sent_at
@@ -62,6 +62,7 @@ PROMISE_ENDING_SHARE = 0.3
 ORDER_STEP_SHARE = 0.02
 """The guardian is told a later deadline when it is later by this share of T."""
 
+_ENDED_BY_GUARDIAN = frozenset({State.STARTED, State.STARTING, State.FROZEN_START})
 _ASKS_FOR_IT = (Verb.START, Verb.FREEZE_START)
 _SILENT = frozenset({Liveness.UNKNOWN, Liveness.WAITING})
 
@@ -274,7 +275,7 @@ def excuse(turn: Turn) -> None:
             turn.persist()
 
 
-def end_here(turn: Turn, instance: Instance, rule: Rule) -> None:
+def end_here(turn: Turn, instance: Instance, reason: str, rule: str) -> None:
     """Stop an instance whose leave has run out; a start under way is cancelled first."""
     action = instance.action
     if action is not None and action.verb in GIVES_WAY:
@@ -286,14 +287,31 @@ def end_here(turn: Turn, instance: Instance, rule: Rule) -> None:
                 instance.service,
                 "alarm",
                 f"{action.verb.value} cancelled",
-                rule.sentence,
-                rule.id,
+                reason,
+                rule,
                 lease_evidence(turn.state, turn.now),
             )
         return
     instance = turn.drop_announcement(instance)
     if instance.action is None:
-        stop_to_end(turn, instance, rule.sentence, rule.id)
+        stop_to_end(turn, instance, reason, rule)
+
+
+def guardian_acted(turn: Turn, event: GuardianActed) -> None:
+    """The guardian ends an instance while this daemon lives: so does core, in order.
+
+    A daemon that stood still may renew the lease before it hears of that. The instance must not
+    count as running then: nobody would start it again.
+    """
+    kind = "alarm" if event.alarm else "guardian"
+    for name in event.services or ("",):
+        turn.journal(name, kind, event.what, "told by the guardian")
+    for name in event.services if event.alarm else ():
+        instance = turn.instances.get(name)
+        if instance is None or not instance.verified or instance.state not in _ENDED_BY_GUARDIAN:
+            continue
+        if lapse(turn.state, instance, turn.now) is Lapse.NONE:  # else L1 or L2 ends it in this turn
+            end_here(turn, instance, event.what, "")
 
 
 def stop_to_end(turn: Turn, instance: Instance, reason: str, rule: str) -> None:

@@ -101,7 +101,7 @@ def act(turn: Turn, name: str) -> None:
         return
     rule = holding_rule(seen(turn), instance, turn.now)
     if rule.verdict is Verdict.END:
-        lease.end_here(turn, instance, rule)
+        lease.end_here(turn, instance, rule.sentence, rule.id)
         return
     if rule.verdict is Verdict.YIELD:
         yield_here(turn, instance, rule)

@@ -183,9 +183,7 @@ def _route(turn: Turn, event: Event) -> None:
     elif isinstance(event, SlotFound):
         membership.slot_found(turn, event)
     elif isinstance(event, GuardianActed):
-        kind = "alarm" if event.alarm else "guardian"
-        for name in event.services or ("",):
-            turn.journal(name, kind, event.what, "told by the guardian")
+        lease.guardian_acted(turn, event)
     elif isinstance(event, ActionFinished):
         outcome.action_finished(turn, event)
     elif isinstance(event, ResourcesReported):

@@ -28,6 +28,7 @@ from opensvc_hb.core.events import (
     ConfigurationChanged,
     DaemonStarted,
     DaemonStopping,
+    GuardianActed,
     LinkDrained,
     Outcome,
     PeerConfirmedDead,
@@ -229,6 +230,37 @@ def test_without_a_disk_the_deadline_follows_the_beats_made():
     assert rule_of(state, NOW + HOLD_S + 0.1) == "L2"
     _, effects = step(state, Ticked(), NOW + HOLD_S + 0.1)
     assert announced(effects) is State.STOPPING
+
+
+def test_what_the_guardian_ends_does_not_count_as_running_though_the_lease_was_renewed_meanwhile():
+    """It acted on a renewal that came late: nobody would start the service again."""
+    state = running(NOW + 2 * HOLD_S)
+    acted = GuardianActed(("svc1",), "not renewed for 0.2 s of 0.3 s: the guardian stops svc1")
+    state, effects = step(state, acted, NOW)
+    assert announced(effects) is State.STOPPING
+    (action,) = only(effects, fx.RunAction)
+    assert action.verb is ActionVerb.STOP
+    assert next(e.text for e in only(effects, fx.Journal) if e.kind == "alarm") == acted.what
+    again, effects = step(state, acted, NOW + 0.1)
+    assert not only(effects, fx.RunAction)
+    done = ActionFinished("svc1", action.action_id, ActionVerb.STOP, Outcome.DONE, Avail.DOWN, 0, "")
+    state, _ = step(again, done, NOW + 0.2)
+    assert state.instances["svc1"].state is State.STOPPED
+
+
+@pytest.mark.parametrize("state", [State.STOPPED, State.FROZEN_STOP, State.STOP_FAILED])
+def test_what_the_guardian_did_to_what_does_not_run_is_told_only(state):
+    after, effects = step(running(state=state), GuardianActed(("svc1",), "it killed them"), NOW)
+    assert after.instances["svc1"].state is state
+    assert not only(effects, fx.RunAction)
+    assert "it killed them" in [e.text for e in only(effects, fx.Journal)]
+
+
+def test_the_end_of_a_stop_action_of_the_guardian_is_told_only():
+    event = GuardianActed(("svc1",), "the guardian has stopped svc1 in 0.1 s", alarm=False)
+    after, effects = step(running(), event, NOW)
+    assert after.instances["svc1"].state is State.STARTED
+    assert not only(effects, fx.RunAction)
 
 
 def test_against_peers_confirmed_dead_the_beats_renew_the_lease():
