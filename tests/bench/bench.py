@@ -224,6 +224,8 @@ def bench_false(plan: Plan) -> None:
                     plan.add("false", case, "links called down", "", kind.name, [moves.links_down])
                 gap_ms = MS * moves.longest_gap_s
                 plan.add("false", case, "longest gap of beats", "ms", kind.name, [gap_ms])
+                still_ms = moves.standstill_ms
+                plan.add("false", case, "longest standstill of the machine", "ms", kind.name, [still_ms])
 
             plan.attempt(f"false takeovers, {timeout_s:g} s, {kind.name}, {for_s:g} s of load", work)
 

@@ -35,6 +35,8 @@ class FalseMoves:
         links_down: entries of the journals that a link went down; 0 where there is no journal.
         state_changes: entries of the journals that a service changed its state; 0 likewise.
         longest_gap_s: longest pause between two frames of the owner, on any cable.
+        standstill_ms: longest time for which the whole machine stood still, as the program told
+            that comes before all others there.
     """
 
     starts: int
@@ -42,6 +44,7 @@ class FalseMoves:
     links_down: int
     state_changes: int
     longest_gap_s: float
+    standstill_ms: float
 
 
 @contextlib.contextmanager
@@ -76,11 +79,17 @@ def watch_under_load(cluster: Cluster, for_s: float) -> FalseMoves:
     """Load the machine, and count what moves. n1 runs all services."""
     n1, n2 = cluster.lab.nodes
     begun_at = now_s()
-    with loaded_machine(cluster.lab.workdir), Wire(cluster.lab.switch.machine) as wire:
+    watcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", load.__file__, "standstill"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with watcher, loaded_machine(cluster.lab.workdir), Wire(cluster.lab.switch.machine) as wire:
         time.sleep(for_s)
         # counted before the load goes: what it caused, not what its end did
         starts = len(cluster.stamps.since(begun_at, n2.name, "start"))
         stops = len(cluster.stamps.since(begun_at, n1.name, "stopped"))
+        standstill_ms = float(watcher.communicate()[0])
     entries = _entries_since(cluster, begun_at)
     return FalseMoves(
         starts=starts,
@@ -88,6 +97,7 @@ def watch_under_load(cluster: Cluster, for_s: float) -> FalseMoves:
         links_down=sum(entry["text"].endswith(" is DOWN") for entry in entries),
         state_changes=sum(entry["kind"] == "state" for entry in entries),
         longest_gap_s=longest_gap_s(wire, n1.number, cluster.frames),
+        standstill_ms=standstill_ms,
     )
 
 

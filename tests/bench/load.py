@@ -2,16 +2,23 @@
 
 `load.py busy`: one loop that never waits. `load.py memory LEAVE_MIB`: holds all memory but so
 much. `load.py pages FILE MIB`: writes and reads a file larger than what is left, for ever, so that the
-kernel must find pages all the time. Each ends on any signal, or when its standard input ends.
+kernel must find pages all the time. `load.py standstill`: harms nothing; it wants the processor before
+everybody else, 200 times a second and with all its memory locked, and says how long it once did not
+get it: so long the machine itself stood still, whoever is measured. Each ends on any signal, or when
+its standard input ends.
 """
 
+import ctypes
 import mmap
 import os
 import select
 import sys
 import threading
+import time
 
 CHUNK_BYTES = 16 << 20
+LOOK_S = 0.005
+MCL_CURRENT, MCL_FUTURE = 1, 2
 
 
 def available_mib():
@@ -60,8 +67,24 @@ def turn_pages(path, mib):
                 pass
 
 
+def watch_standstill():
+    """Sleep, and print the longest time in ms that a sleep took too long; at the end of standard input."""
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_max(os.SCHED_FIFO)))
+    assert ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_FUTURE) == 0, "memory cannot be locked"
+    longest_s = 0.0
+    before = time.monotonic()
+    while not select.select([sys.stdin], [], [], LOOK_S)[0]:
+        now = time.monotonic()
+        longest_s = max(longest_s, now - before - LOOK_S)
+        before = now
+    print(f"{longest_s * 1000:.1f}")
+
+
 def main():
     """Do one kind of harm until standard input ends."""
+    if sys.argv[1] == "standstill":
+        watch_standstill()
+        return
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     if sys.argv[1] == "busy":
         busy()
