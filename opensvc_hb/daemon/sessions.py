@@ -85,8 +85,8 @@ Processes = Mapping[int, Process]
 def look_at(pid: int) -> Optional[Process]:
     """Return the process with this number, None when there is none.
 
-    Source: proc(5), /proc/PID/stat: state, parent, session and start time are fields 3, 4, 6 and
-    22; the name before them may hold any character, so fields count from the last parenthesis.
+    Source: proc(5), /proc/PID/stat: state, parent, session, threads and start time are fields 3, 4, 6,
+    20 and 22; the name before them may hold any character, so fields count from the last parenthesis.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
@@ -95,7 +95,8 @@ def look_at(pid: int) -> Optional[Process]:
     end = text.rfind(b")")
     fields = text[end + 2 :].split()
     name = text[text.find(b"(") + 1 : end].decode(errors="replace")
-    lives = fields[0] not in (b"Z", b"X")
+    # a zombie with another thread is one whose first thread alone has ended
+    lives = fields[0] not in (b"Z", b"X") or int(fields[17]) > 1
     return Process(pid, int(fields[3]), int(fields[19]), lives, int(fields[1]), name)
 
 

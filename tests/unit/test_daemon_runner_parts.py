@@ -1,8 +1,12 @@
 """The parts of the action runner that need no process: the wire, the end of a session, the scope."""
 
+import os
 import signal
 import socket
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +180,31 @@ def test_what_survives_the_kill_is_left_behind_but_never_the_leader():
     del bed.processes[10]
     assert end.step(1001.0, bed.processes) is Progress.LEFT_BEHIND
     assert [process.pid for process in end.remaining] == [11]
+
+
+FIRST_THREAD_ENDS = """
+import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_lives_as_long_as_one_of_its_threads():
+    """When the first has ended the kernel calls the process a zombie; the others hold its files."""
+    child = subprocess.Popen([sys.executable, "-S", "-c", FIRST_THREAD_ENDS], stdin=subprocess.PIPE)
+    try:
+        status = Path(f"/proc/{child.pid}/stat")
+        give_up_at = time.monotonic() + 30
+        while b") Z " not in status.read_bytes():
+            assert time.monotonic() < give_up_at, "its first thread ends"
+        assert look_at(child.pid).lives
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not look_at(child.pid).lives
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
 
 
 def test_a_real_process_is_found_and_signalled_and_no_other_by_its_number():
