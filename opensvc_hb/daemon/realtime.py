@@ -26,6 +26,7 @@ PRIORITY = 10
 OOM_PROTECTED = -1000
 OOM_ORDINARY = 0
 _OOM_FILE = Path("/proc/self/oom_score_adj")
+_CAP_IPC_LOCK = 14
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
@@ -88,7 +89,7 @@ def lock_memory() -> Grant:
 
     def lock() -> None:
         unlimited = resource.RLIM_INFINITY
-        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != unlimited:
+        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != unlimited and not _is_above_limit():
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (unlimited, unlimited))
         import ctypes  # nobody else needs it
 
@@ -101,6 +102,18 @@ def lock_memory() -> Grant:
                 raise OSError(number, os.strerror(number))
 
     return _ask("locked memory", "all", lock)
+
+
+def _is_above_limit() -> bool:
+    """Tell whether the limit on locked memory does not count for this process, as for root usually.
+
+    Source: capabilities(7), CAP_IPC_LOCK; it counts in the first user namespace only, whose root is
+    root everywhere (user_namespaces(7), uid_map).
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    is_first = Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(2**32 - 1)]
+    return is_first and bool(int(effective, 16) >> _CAP_IPC_LOCK & 1)
 
 
 def shield_from_memory_killer() -> Grant:

@@ -16,7 +16,6 @@ import argparse
 import functools
 import os
 import random
-import resource
 import sys
 import time
 from dataclasses import dataclass, field
@@ -402,9 +401,6 @@ def main(argv: Sequence[str]) -> int:
     if os.geteuid() != 0:
         print("bench: the nodes are namespaces of this machine, which only root can make", file=sys.stderr)
         return 1
-    # A daemon of a real node, root without a namespace of users around it, may lock its memory. One in
-    # these nodes may not raise the limit, and would be paged out under load.
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     wanted = [kind for kind in SOFTWARE if not options.software or kind.name in options.software]
     versions = {kind.name: kind.version() for kind in wanted}
     for name in [name for name, version in versions.items() if not version]:

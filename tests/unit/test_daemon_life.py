@@ -231,6 +231,26 @@ print(report)
     assert run_python(script).startswith("real-time priority: ")
 
 
+ROOT_EVERYWHERE = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[-1] == str(2**32 - 1)
+
+
+@pytest.mark.skipif(not ROOT_EVERYWHERE, reason="the limit on locked memory counts for all but root")
+def test_root_locks_its_memory_also_where_it_may_not_raise_the_limit():
+    """As in a container without CAP_SYS_RESOURCE: the limit does not count for it."""
+    script = """
+import resource
+from opensvc_hb.daemon.realtime import lock_memory
+
+def refuse(*_):
+    raise ValueError("not allowed to raise maximum limit")
+
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (8 << 20, 8 << 20))
+resource.setrlimit = refuse
+print(lock_memory().granted, bytearray(50_000_000)[0])
+"""
+    assert run_python(script) == "True 0\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_user_without_rights_is_refused_with_reasons_and_works_on():
     """Without any right every request is refused with a reason, and the process goes on."""
