@@ -62,7 +62,8 @@ _FAILED = frozenset({State.START_FAILED, State.STOP_FAILED})
 def is_watched(state: NodeState, instance: Instance) -> bool:
     """Tell whether the resources of an instance are watched now."""
     service = state.config.services.get(instance.service)
-    return service is not None and bool(service.monitoring.resources) and instance.state is State.STARTED
+    runs_here = instance.state is State.STARTED and not instance.declared
+    return service is not None and bool(service.monitoring.resources) and runs_here
 
 
 # -- what is reported ---------------------------------------------------------------------------

@@ -106,6 +106,8 @@ class Instance:
         contested: another node ran it too, or was unheard: announce addresses once settled.
         doubtful: FROZEN_STOP by its record, but the agent could not tell whether it runs here:
             announced as UNKNOWN, which permits nothing.
+        declared: STARTED by an operator's word alone (`force-start`), and never seen up here since:
+            none of its resources is restarted, for they may be up elsewhere.
         handing_until: switched away: the peer goes first until then; None if not.
         paused_until: a start that was allowed could not be begun here: tried again then; None if not.
         held_by: id of the rule last found to hold it; kept so that the journal tells changes only.
@@ -134,6 +136,7 @@ class Instance:
     stop_next: Optional[State] = None
     contested: bool = False
     doubtful: bool = False
+    declared: bool = False
     handing_until: Optional[float] = None
     paused_until: Optional[float] = None
     held_by: str = ""

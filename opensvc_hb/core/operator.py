@@ -21,7 +21,7 @@ from opensvc_hb.core.negotiation import holding_rule, make_offer, seen, start
 from opensvc_hb.core.node_state import Freeze, Instance, Liveness, Phase, Purpose, Waiting
 from opensvc_hb.core.records import replace
 from opensvc_hb.core.rules import Verdict
-from opensvc_hb.core.states import ActionVerb, State, Verb
+from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
 from opensvc_hb.core.summary import rivals
 from opensvc_hb.core.turn import GOALS, Turn, change_state
 from opensvc_hb.errors import ExitCode
@@ -216,7 +216,8 @@ def _force_start(turn: Turn, instance: Instance, event: CommandGiven) -> None:
     if not _may_run(turn, instance, event):
         return
     epoch = max(instance.epoch, instance.highest_epoch) + 1
-    instance = replace(_wait(turn, instance, event), epoch=epoch, highest_epoch=epoch)
+    declared = instance.resources is not Avail.UP
+    instance = replace(_wait(turn, instance, event), epoch=epoch, highest_epoch=epoch, declared=declared)
     change_state(turn, instance, State.STARTED, _words(event), kind="operator")
 
 

@@ -93,6 +93,8 @@ def resources_reported(turn: Turn, event: ResourcesReported) -> None:
         instance = note_resources(turn, instance, event.avail)
         if before is not instance.resources and instance.state is State.STARTED:
             turn.journal(event.service, "resources", f"{before.value} -> {instance.resources.value}")
+        if instance.declared and event.avail is Avail.UP:
+            instance = turn.put(replace(instance, declared=False))
         reported(turn, instance, event)
     elif instance is not None and instance.action is not None and instance.action.verb in _LEAVE_ALONE:
         reported(turn, instance, event)

@@ -306,6 +306,7 @@ def change_state(
             called=False,
             held_by="",
             doubtful=False,
+            declared=instance.declared and target in _DECLARED,
         )
     )
     turn.journal(
@@ -321,6 +322,7 @@ def change_state(
     return _answer_waiting(turn, changed, reason)
 
 
+_DECLARED = frozenset({State.STARTED, State.FROZEN_START})
 _UNDER_WAY = frozenset({State.START_READY, State.STARTING, State.STOPPING})
 
 GOALS: Mapping[Verb, FrozenSet[State]] = {

@@ -143,6 +143,20 @@ def actions(effects):
     return [effect.verb for effect in only(effects, fx.RunAction)]
 
 
+def test_what_an_operator_only_declared_started_is_not_restarted_until_it_was_up_here():
+    """`force-start` runs nothing, and what is down here may be up elsewhere."""
+    config = watched_config(restarts=2)
+    state = running_node(config)
+    stopped = replace(state.instances["svc1"], state=State.FROZEN_STOP, resources=Avail.DOWN)
+    state, _ = command(replace(state, instances={"svc1": stopped}), Verb.FORCE_START)
+    assert state.instances["svc1"].state is State.STARTED
+    state, effects = tell(state, DOWN, DOWN, DOWN)
+    assert actions(effects) == []
+    state, _ = step(state, ResourcesReported("svc1", Avail.UP, (ResourceReport("app#1", UP),), False), NOW)
+    state, effects = tell(state, DOWN, DOWN)
+    assert actions(effects) == [ActionVerb.RESTART]
+
+
 def test_nothing_is_restarted_or_moved_while_it_is_up():
     """A report of up is no news."""
     state, effects = tell(running_node(watched_config()), UP, UP)
