@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -36,7 +37,9 @@ class FileSystem(Resource):
 class Service:
     """The docker resources of one service, with the system's daemon or one of their own."""
 
-    def __init__(self, top, count=1, private=False, transcript=(), is_conf=False, others=(), **written):
+    def __init__(
+        self, top, count=1, private=False, transcript=(), is_conf=False, others=(), svcname="svc1", **written
+    ):
         self.top = top
         self.recorder = Recorder(transcript)
         self.defaults = {
@@ -56,6 +59,7 @@ class Service:
             service_resources=lambda: tuple(self.resources),
             runtime=str(top / "run/opensvc"),
             is_conf=is_conf,
+            svcname=svcname,
         )
         self.containers = []
         for number in range(1, count + 1):
@@ -391,6 +395,33 @@ def test_the_daemon_is_not_started_while_its_data_are_not_mounted(top):
     mounts.append(FileSystem("fs#4", f"{DATA}/volumes", Status.WARN))
     service.resources.append(mounts[-1])
     assert "fs#4 resource in warn state" in daemon.missing_file_system()
+
+
+def test_daemons_of_two_services_take_their_first_steps_one_after_the_other(top, monkeypatch):
+    """A takeover of two services starts two at once, and both would make iptables' chain DOCKER."""
+    daemon = Service(top, private=True).first.daemon
+    beside = Service(top, private=True, svcname="svc2")
+    assert daemon.places.start_lock != beside.first.daemon.places.start_lock
+    inside = []
+
+    def step_in():
+        with beside.first.daemon.first_steps():
+            inside.append("svc2")
+
+    thread = threading.Thread(target=step_in)
+    with daemon.first_steps():
+        thread.start()
+        thread.join(0.3)
+        inside.append("svc1")
+    thread.join(10)
+    assert inside == ["svc1", "svc2"]
+
+    monkeypatch.setattr(module("container._daemon"), "START_LIMIT_S", 0.2)
+    with daemon.first_steps():
+        step_in()  # one that hangs is no reason to leave the other service down
+    path = daemon.places.first_steps_lock
+    warning = f"another service's docker daemon takes long to start: {path} is locked"
+    assert beside.recorder.texts("WARNING") == [warning]
 
 
 def test_command_line_of_the_daemon(top):

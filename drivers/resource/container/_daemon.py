@@ -7,7 +7,9 @@ A daemon that was killed leaves containers that run on, sockets, a pid file whos
 another process's by now, and mounts; all of that is cleared away before a start and at a stop.
 
 Two of a service's containers may be started at once: the daemon is started and ended under a
-lock, and not ended under a container that is just being started.
+lock, and not ended under a container that is just being started. Two services may be started at
+once, too, as in a takeover of both: docker daemons that make the same chains of iptables at the same
+time end with `Chain already exists`, so they are let do that one after the other.
 
 Runs in: the process of an action, or of `svcmgr docker`. A status asks `leftovers` alone.
 
@@ -42,14 +44,17 @@ from ._places import Places, forget_container, noted_containers
 from ._processes import EngineProcess, EngineProcesses, Role, end_in_order, kill_all, named
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-START_LIMIT_S = 60.0
-"""From its start to its first answer: a daemon reads all of its containers first."""
+START_LIMIT_S = 120.0
+"""From its start to its first answer: a daemon reads all of its containers first, and after a crash of the
+other node it makes their networks anew.
+"""
 UNSEEN_S = 2.0
 """While a process becomes another program it shows no command line for a moment."""
 END_LIMIT_S = 15.0
 """From SIGTERM to SIGKILL. Source: C.6, the later agents' wait."""
 KILL_LIMIT_S = 10.0
-LOCK_LIMIT_S = 120.0
+LOCK_LIMIT_S = 2.5 * START_LIMIT_S
+"""Of a service's own daemon: another container of it may wait for its turn, then start the daemon."""
 KNOCK_LIMIT_S = 5.0
 UMOUNT_LIMIT_S = 30.0
 STEP_S = 0.1
@@ -246,6 +251,18 @@ class PrivateDaemon:
         with self._locked(self.places.use_lock, fcntl.LOCK_SH):
             yield
 
+    @contextlib.contextmanager
+    def first_steps(self) -> Iterator[None]:
+        """Keep other services' daemons from their first steps; one that hangs stops nobody for good."""
+        descriptor = self._open_lock(self.places.first_steps_lock)
+        try:
+            if not self._wait_for_lock(descriptor, fcntl.LOCK_EX, START_LIMIT_S):
+                path = self.places.first_steps_lock
+                self.context.warning(f"another service's docker daemon takes long to start: {path} is locked")
+            yield
+        finally:
+            os.close(descriptor)
+
     # -- how it is started -----------------------------------------------------------------------
 
     def _start(self, quietly: bool) -> None:
@@ -253,8 +270,9 @@ class PrivateDaemon:
         if not quietly:
             self.context.info("starting docker daemon")
         self._start_containerd(quietly)
-        self._spawn(self.argv, quietly)
-        self._wait_until_it_answers()
+        with self.first_steps():
+            self._spawn(self.argv, quietly)
+            self._wait_until_it_answers()
 
     def _start_containerd(self, quietly: bool) -> None:
         places = self.places
@@ -365,14 +383,20 @@ class PrivateDaemon:
     def _locked(self, path: str, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
         descriptor = self._open_lock(path)
         try:
-            deadline = self._now() + LOCK_LIMIT_S
-            while not _flock(descriptor, kind):
-                if self._now() >= deadline:
-                    raise ActionError(f"another starts or ends the docker daemon: {path} is locked")
-                time.sleep(STEP_S)  # flock has no time limit
+            if not self._wait_for_lock(descriptor, kind, LOCK_LIMIT_S):
+                raise ActionError(f"another starts or ends the docker daemon: {path} is locked")
             yield
         finally:
             os.close(descriptor)
+
+    def _wait_for_lock(self, descriptor: int, kind: int, limit_s: float) -> bool:
+        """Take a lock; tell whether it was to be had within the limit."""
+        deadline = self._now() + limit_s
+        while not _flock(descriptor, kind):
+            if self._now() >= deadline:
+                return False
+            time.sleep(STEP_S)  # flock has no time limit
+        return True
 
     @contextlib.contextmanager
     def _unused(self) -> Iterator[bool]:

@@ -34,6 +34,7 @@ class Places:
         log: what the daemon writes.
         start_lock: held while the daemon is started or ended.
         use_lock: held, shared, while a container is being started.
+        first_steps_lock: one for all private daemons of the node, see `_daemon`.
         notes: see `container_notes`.
     """
 
@@ -44,6 +45,7 @@ class Places:
     log: str
     start_lock: str
     use_lock: str
+    first_steps_lock: str
     notes: Path
 
 
@@ -59,6 +61,7 @@ def private_places(context: ResourceContext, data_root: str) -> Places:
         log=f"{context.log}/{svcname}.docker.log",
         start_lock=f"{context.runtime}/{svcname}.docker.lock",
         use_lock=f"{context.runtime}/{svcname}.docker.use",
+        first_steps_lock=f"{context.runtime}/docker-engines.lock",
         notes=container_notes(context.runtime, svcname),
     )
 
