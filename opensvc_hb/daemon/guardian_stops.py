@@ -273,3 +273,4 @@ class Log:
             os.rename(self._path, f"{self._path}.1")  # noqa: PTH104  # text, here as everywhere
             file = os.open(self._path, flags, 0o640)
         os.write(file, "".join(texts).encode("utf-8", "backslashreplace"))
+        os.fdatasync(file)  # a reset may follow, and these lines say why
