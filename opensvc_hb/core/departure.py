@@ -8,6 +8,8 @@ ordinary timeout, as for a daemon that was killed.
 
 from __future__ import annotations
 
+from typing import List
+
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core import lease
 from opensvc_hb.core.events import DaemonStopping, StopKind
@@ -74,13 +76,26 @@ def progress(turn: Turn) -> None:
         text = "the C program on the other node answers nothing" if deaf else "no peer hears this node"
     else:
         text = "acknowledged by every live peer" if heard else "not acknowledged in time"
-    word = "LEFT" if turn.state.phase is Phase.LEFT else "the restart"
+    is_leaving = turn.state.phase is Phase.LEFT
+    word = "LEFT" if is_leaving else "the restart"
     turn.journal("", "node", "the daemon exits", f"{word}: {text}")
-    turn.reply(turn.state.farewell_command, ExitCode.DONE, f"{word}: {text}")
+    left_behind = _left_behind(turn) if is_leaving else []
+    if left_behind:
+        text += f"; but what has not ended here, the other node does not start: {', '.join(left_behind)}"
+    code = ExitCode.FAILED if left_behind else ExitCode.DONE
+    turn.reply(turn.state.farewell_command, code, f"{word}: {text}")
     if turn.state.phase is Phase.RESTARTING:
         lease.promised(turn)
     turn.effects.append(fx.Exit(f"{word}: {text}"))
     turn.update(phase=Phase.GONE, phase_until=None)
+
+
+def _left_behind(turn: Turn) -> List[str]:
+    """Return the instances that a node leaves with although they may run, each with its state."""
+    may_run = _ENDING | {State.STOP_FAILED}
+    return [
+        f"{each.service} ({each.state.name})" for each in turn.instances.values() if each.state in may_run
+    ]
 
 
 def _end_instances(turn: Turn) -> None:

@@ -187,6 +187,27 @@ def test_an_instance_whose_stop_failed_is_announced_as_such():
     assert [entry.state for entry in sent(effects).table] == [State.STOP_FAILED]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "avail", "code", "end_text"),
+    [
+        (Outcome.DONE, Avail.DOWN, ExitCode.DONE, "LEFT: acknowledged by every live peer"),
+        (
+            Outcome.FAILED,
+            Avail.UP,
+            ExitCode.FAILED,
+            "LEFT: acknowledged by every live peer; but what has not ended here, the other node does not "
+            "start: svc1 (STOP_FAILED)",
+        ),
+    ],
+)
+def test_who_asked_a_node_to_leave_is_told_what_stayed_behind(outcome, avail, code, end_text):
+    """A package is not removed below a service that would not stop."""
+    state, effects = ask(node(make_instance(State.STARTED)), StopKind.LEAVE)
+    state, effects = end(state, effects, outcome, avail)
+    _, effects = acknowledge(state, sent(effects).sequence, number=61)
+    assert only(effects, fx.Reply) == [fx.Reply(99, code, end_text)]
+
+
 def test_an_instance_frozen_started_is_ended_and_stays_frozen():
     """The node goes, and with it what runs on it; the freeze is its operator's."""
     state, effects = ask(node(make_instance(State.FROZEN_START)), StopKind.LEAVE)
