@@ -223,6 +223,8 @@ def _read_again(loaded: Loaded) -> Mapping[str, object]:
     """Return what became of a reload: what is in force, or what is wrong first."""
     config = loaded.config
     in_force = f"{len(config.links)} links and {len(config.services)} services are in force"
+    if loaded.waiting:
+        in_force += f"; after a restart of the daemon also: {', '.join(loaded.waiting)}"
     if not loaded.problems:
         return {"version": VERSION, "ok": True, "text": f"read again: {in_force}"}
     end = "nothing was changed" if loaded.refused else f"the rest was read again: {in_force}"

@@ -22,7 +22,7 @@ from opensvc_hb.core.config import Config, LeasePolicy, Link, Protocol, Service
 from opensvc_hb.core.events import ConfigurationChanged
 from opensvc_hb.daemon.inbox import Inbox, Reconfigured
 from opensvc_hb.daemon.runner import DeclareAnswer, Declared, NotEvaluated, Runner
-from opensvc_hb.daemon.settings import Settings, read_settings
+from opensvc_hb.daemon.settings import Settings, read_settings, waiting_for_restart
 from opensvc_hb.errors import ConfigurationError, ConfigurationErrors, HbError
 from opensvc_hb.held import Holding
 from opensvc_hb.links import keyring as keys
@@ -190,6 +190,7 @@ class Loaded:
         problems: one line for each thing that is wrong with the files of now.
         refused: the cluster's files of now are not in force, because they are wrong.
         answered: the agent said which services there are.
+        waiting: keywords of hb.conf that have changed, and are in force after a restart of the daemon.
         held: by svcname, what a service may hold on this node while it runs.
     """
 
@@ -198,6 +199,7 @@ class Loaded:
     problems: Tuple[str, ...]
     refused: bool = False
     answered: bool = True
+    waiting: Tuple[str, ...] = ()
     held: Mapping[str, Tuple[Holding, ...]] = field(default_factory=dict)
 
 
@@ -264,6 +266,7 @@ class Configuration:
     ) -> None:
         self._root = root
         self._loaded = loaded
+        self._at_start = loaded.files.settings
         self._links = links
         self._runner = runner
         self._inbox = inbox
@@ -320,6 +323,7 @@ class Configuration:
         if broken:
             self._refuse(ConfigurationErrors(broken))
             return
+        loaded = replace(loaded, waiting=waiting_for_restart(files.settings, self._at_start))
         links: Optional[Links] = None
         if _needs_new_links(files, before.files):
             # No beat leaves until the new links are there, however long a hung disk holds its thread.

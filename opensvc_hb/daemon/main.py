@@ -47,7 +47,7 @@ from opensvc_hb.daemon.effects import Performer
 from opensvc_hb.daemon.guardian import Guardian, Learned
 from opensvc_hb.daemon.guardian_keeper import THREAD_NAME as GUARDIAN_THREAD
 from opensvc_hb.daemon.guardian_keeper import Found, Keeper
-from opensvc_hb.daemon.guardian_reset import Machine, Resetter
+from opensvc_hb.daemon.guardian_reset import Machine, ResetKind, Resetter
 from opensvc_hb.daemon.guardian_wire import SERVICE_PLACE, Know
 from opensvc_hb.daemon.inbox import Inbox
 from opensvc_hb.daemon.journal import JournalThread, JournalWriter
@@ -83,7 +83,7 @@ def clock() -> float:
 
 @dataclass
 class Board:
-    """What the monitor and the configuration thread show to the control thread.
+    """What the monitor and the configuration thread show to each other and to the control thread.
 
     Each field has one writer, holds a frozen value and is replaced as a whole.
     """
@@ -92,6 +92,7 @@ class Board:
     problems: tuple[str, ...] = ()
     key_ids: tuple[int, ...] = ()
     realtime: str = ""
+    reset: ResetKind = ResetKind.NONE
 
 
 def run(root: Root, node: str) -> None:
@@ -282,6 +283,7 @@ class Daemon:
                 log.error("%s", line)
         self._board.problems = loaded.problems
         self._board.key_ids = loaded.files.keyring.key_ids
+        self._board.reset = loaded.files.settings.reset
 
     def _configuration_changed(self, loaded: Loaded, statuses: Statuses) -> None:
         self._loaded_changed(loaded)
@@ -307,7 +309,7 @@ class Daemon:
     def _reset_node(self, why: str, crashes: bool) -> str:
         """Reset this node, as `reset` of hb.conf has it; the watchdog is the guardian's, and not used."""
         resetter = Resetter(self._root.top != Path("/"), Machine())
-        resetter.configure(self._files.settings.reset, "")
+        resetter.configure(self._board.reset, "")
         return resetter.reset(why, crashes)
 
     # -- the monitor's surroundings ------------------------------------------------------

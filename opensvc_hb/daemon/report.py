@@ -14,11 +14,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from opensvc_hb.core.config import Config, Link, Protocol, TakeoverPolicy
 from opensvc_hb.core.guardian import END_SHARE
 from opensvc_hb.core.healing import HEALED
-from opensvc_hb.core.lease import is_leased, is_vouched
+from opensvc_hb.core.lease import guard_answer, is_leased, is_vouched
 from opensvc_hb.core.messages import link_tag
 from opensvc_hb.core.monitoring import MONITOR, monitor_rows
 from opensvc_hb.core.negotiation import holding_rule
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer
+from opensvc_hb.core.rules import Guard
 from opensvc_hb.core.states import State
 from opensvc_hb.core.summary import needs_lease
 from opensvc_hb.links.base import LinkCounters
@@ -322,9 +323,11 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
             add("", f"{peer.node} is silent on every link")
         elif peer.liveness is Liveness.ONE_WAY:
             add("", f"{peer.node} is heard but does not hear us: check our senders and its firewall")
-        elif peer.liveness is Liveness.WAITING:
+        elif peer.liveness is Liveness.WAITING and guard_answer(state, peer, now) is Guard.NONE:
             until = state.started_at + state.config.policies.wait_for_peer_s
             add("", f"{peer.node} was never heard; waiting for it for another {max(0.0, until - now):.0f} s")
+        elif peer.liveness is Liveness.WAITING:
+            add("", f"{peer.node} was never heard; its slot on the shared disk tells what may start here")
         if peer.heard and peer.config_digest and peer.config_digest != state.config.digest:
             add("", f"{peer.node} has another configuration: compare nodes, monitor and services on both")
         down = [i for i, link in peer.links.items() if not link.up and peer.liveness is Liveness.ALIVE]

@@ -46,6 +46,7 @@ from opensvc_hb.core.negotiation import holding_rule
 from opensvc_hb.core.node_state import Lease, Liveness, Phase, Purpose, RunningAction, Sent, new_node
 from opensvc_hb.core.states import ActionVerb, Avail, State, Verb
 from opensvc_hb.core.step import step, steps
+from opensvc_hb.daemon.report import Notices, alarms
 from opensvc_hb.errors import ExitCode
 
 LINKS = ("net", "dio")
@@ -691,3 +692,19 @@ def test_a_boot_alone_is_settled_by_the_lease_before_wait_for_peer_ends():
     peer = replace(peer, slot=seen(NOW - 0.1, unchanged_since=NOW - 5.9))
     state = make_node(made, [make_instance(State.STOPPED)], peer, started_at=NOW - 6.0)
     assert rule_of(state) == "U10"
+
+
+@pytest.mark.parametrize(
+    ("links", "end"),
+    [
+        (LINKS, "its slot on the shared disk tells what may start here"),
+        (LINKS[:1], "waiting for it for another 84 s"),
+    ],
+)
+def test_a_boot_alone_tells_what_is_waited_for(links, end):
+    """With a lease it is not wait_for_peer."""
+    made = make_config(links=links, policies=Policies(wait_for_peer_s=90.0))
+    peer = make_peer(made, [], Liveness.WAITING, heard=False, incarnation=0, silent_from=NOW - 6.0)
+    state = make_node(made, [make_instance(State.STOPPED)], peer, started_at=NOW - 6.0)
+    texts = [alarm["text"] for alarm in alarms(state, Notices(), NOW)]
+    assert f"{peer.node} was never heard; {end}" in texts

@@ -6,7 +6,7 @@ import pytest
 
 from opensvc_hb.core.config import HealPolicy, LeasePolicy, Protocol, TakeoverPolicy
 from opensvc_hb.daemon.guardian_reset import ResetKind
-from opensvc_hb.daemon.settings import OPTIONS, Settings, read_settings
+from opensvc_hb.daemon.settings import OPTIONS, Settings, read_settings, waiting_for_restart
 from opensvc_hb.errors import ConfigurationErrors, ExitCode
 
 
@@ -15,6 +15,13 @@ def test_without_any_file_the_defaults_hold(tmp_path):
     assert settings == Settings()
     assert settings.policies.wait_for_peer_s == 90
     assert settings.policies.takeover is TakeoverPolicy.AUTOMATIC
+
+
+def test_what_a_running_daemon_does_not_take_up_is_named():
+    """Everything else is in force after a reload."""
+    now = Settings(status_interval_s=5.0, max_parallel=2, openha_tree=Path("/usr/local/cluster"))
+    assert waiting_for_restart(now, Settings()) == ("status_interval", "max_parallel")
+    assert waiting_for_restart(now, now) == ()
 
 
 def test_every_keyword_is_read(tmp_path):

@@ -101,8 +101,8 @@ class Nothing:
     services = (1,)
 
 
-def reloading(problems=(), refused=False):
-    loaded = Loaded(Nothing, None, problems, refused)
+def reloading(problems=(), refused=False, waiting=()):
+    loaded = Loaded(Nothing, None, problems, refused, waiting=waiting)
     return Answers(None, Sources(None, None, None, None, None, lambda done: done(loaded))).handle
 
 
@@ -111,6 +111,14 @@ def test_a_reload_says_what_is_in_force(root):
     with daemon(root, reloading()):
         ended = hbmgr(root, "reload")
     assert (ended.returncode, ended.stdout) == (0, "read again: 2 links and 1 services are in force\n")
+
+
+def test_a_reload_names_what_only_a_restart_takes_up(root):
+    """A keyword that was changed and is not in force is not passed over."""
+    with daemon(root, reloading(waiting=("max_parallel", "control_group"))):
+        ended = hbmgr(root, "reload")
+    later = "after a restart of the daemon also: max_parallel, control_group"
+    assert ended.stdout == f"read again: 2 links and 1 services are in force; {later}\n"
 
 
 @pytest.mark.parametrize(
