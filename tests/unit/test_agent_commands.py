@@ -325,7 +325,7 @@ def test_svcmon_imports_no_heavy_module_to_show_what_is_kept(site, daemon):
     site.service("svc", BASE + HEARTBEAT + FS)
     answers["statuses"] = {"ok": True, "services": {"svc": kept(site, "svc", 5.0)}}
     answers["instances"] = {"ok": True, "instances": {}}
-    heavy = "psutil pyroute2 lxml cryptography subprocess asyncio logging argparse datetime"
+    heavy = "psutil docker requests cryptography subprocess asyncio logging argparse datetime"
     code = (
         "import sys\nfrom opensvc_hb.cli.svcmon import main\nmain([])\n"
         f"print(sorted(set({heavy.split()}) & set(sys.modules)), file=sys.stderr)\n"

@@ -121,7 +121,7 @@ def test_the_socket_client_imports_the_standard_library_only():
         if name.startswith("opensvc_hb") and not _within(name, ["opensvc_hb.errors"])
     ]
     assert wrong == []
-    assert not set(_imports(TOP / "opensvc_hb/client.py")) & {"psutil", "pyroute2", "lxml", "cryptography"}
+    assert not set(_imports(TOP / "opensvc_hb/client.py")) & {"psutil", "docker", "cryptography"}
 
 
 # -- clocks and shells ----------------------------------------------------------------
