@@ -235,7 +235,9 @@ _TRIGGER_ACTIONS = ("start", "stop", "syncnodes", "syncdrp", "syncresync")
 TRIGGERS: Tuple[Keyword, ...] = tuple(
     Keyword(
         f"{moment}_{action}",
-        f"Command run {when} {action} of the resource; its exit code is ignored.",
+        f"Command run {when} {action} of the resource; its exit code is ignored."
+        if action != "syncresync"
+        else "Accepted without effect: there is no syncresync here.",
         convert=words,
         default=(),
         scopable=True,

@@ -7,8 +7,9 @@ For `svcmgr print config keywords`, as text or JSON, and for the manual page svc
 from __future__ import annotations
 
 import inspect
+import json
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Dict, List, Sequence, Tuple, Type
 
 from opensvc_hb.agent.drivers import DriverFinder, Missing
@@ -96,10 +97,12 @@ def chosen(tables: Sequence[Table], words: str) -> List[Table]:
 def default_text(keyword: Keyword) -> str:
     """Return the default as one would write it, "" where there is none worth saying."""
     value = keyword.default
-    if value is None or value is False or value in ("", ()):
-        return ""
+    if value is None or value is False or value in ("", ()) or is_dataclass(value):
+        return ""  # a record is what nothing at all was converted to
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, tuple) and isinstance(value[0], tuple):
+        return ", ".join(json.dumps(item) for item in value)
     if isinstance(value, tuple):
         return " ".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
