@@ -79,7 +79,7 @@ test-lab: venv ## two real nodes in namespaces of this machine (root)
 vm-test: venv ## two machines with kernels of their own, a shared disk, a plug to pull (root; 12 minutes)
 	@echo; echo "==== VM tier: real machines, real disks ===="
 	@packaging/install-system-packages packaging/vm-packages.txt
-	@if packaging/can-run-vms; then $(BIN)/python tests/vm/image.py && $(PYTEST) --timeout 900 tests/vm; \
+	@if packaging/can-run-vms; then $(BIN)/python tests/vm/image.py && $(PYTEST) --timeout 1100 -n 2 tests/vm; \
 	else echo "!!!! NOT TESTED: the VM tier, for the reason above !!!!"; [ "$$CI" != true ]; fi
 
 vm-clean: ## remove the image of the VM tier's machines (1.3 GB)

@@ -77,6 +77,9 @@ class Replay:
         path: the directories in which commands are found, the service's own links first.
     """
 
+    pause_s = POLL_S
+    """Between two looks at what is not yet as it shall be."""
+
     def __init__(self, lab: BaseLab, path: str) -> None:
         self.lab = lab
         self.path = path
@@ -150,7 +153,7 @@ class Replay:
             if not any(look in command for look in LOOKS) or time.monotonic() > deadline:
                 shown = f"{node.name}# {command}\n{said.text}[exit {said.status}]"
                 assert right, f"expected:\n{expected}\n{shown}\n{self.lab.report()}"
-            time.sleep(POLL_S)
+            time.sleep(self.pause_s)
         if "ez_svc_status" in command:
             assert in_order(seen), "\n".join(seen)
         return seen

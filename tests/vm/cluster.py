@@ -13,15 +13,15 @@ from machine_uml import File, Vm, wait
 from services import LAUNCHER, LAUNCHER_PLACE
 
 TIMEOUT_S = 10
-MONITOR = f"""\
-deb1.opensvc.com net eth1 239.131.50.10 5010 {TIMEOUT_S}
-deb1.opensvc.com net eth2 239.131.50.11 5011 {TIMEOUT_S}
-deb2.opensvc.com net eth1 239.131.50.12 5012 {TIMEOUT_S}
-deb2.opensvc.com net eth2 239.131.50.13 5013 {TIMEOUT_S}
-deb1.opensvc.com dio /dev/mapper/disk.hb.0 0 {TIMEOUT_S}
-deb2.opensvc.com dio /dev/mapper/disk.hb.0 10 {TIMEOUT_S}
+MONITOR = """\
+deb1.opensvc.com net eth1 239.131.50.10 5010 {0}
+deb1.opensvc.com net eth2 239.131.50.11 5011 {0}
+deb2.opensvc.com net eth1 239.131.50.12 5012 {0}
+deb2.opensvc.com net eth2 239.131.50.13 5013 {0}
+deb1.opensvc.com dio /dev/mapper/disk.hb.0 0 {0}
+deb2.opensvc.com dio /dev/mapper/disk.hb.0 10 {0}
 """
-"""The tutorial's own."""
+"""The tutorial's own, with a timeout of 10."""
 ETC = "/etc/opensvc"
 HOSTS = {
     "registry.opensvc.com": "37.59.71.25",
@@ -41,10 +41,15 @@ def hosts_file() -> File:
 
 
 class Cluster:
-    """Two configured nodes."""
+    """Two configured nodes.
 
-    def __init__(self, bed: Bed) -> None:
+    Args:
+        timeout_s: of every link.
+    """
+
+    def __init__(self, bed: Bed, timeout_s: int = TIMEOUT_S) -> None:
         self.bed = bed
+        self.timeout_s = timeout_s
         self.deb1, self.deb2 = bed.nodes
         self._key = self._make_key()
 
@@ -60,7 +65,7 @@ class Cluster:
         files = (
             hosts_file(),
             File.of(f"{ETC}/hb/nodes", "".join(f"{name}\n" for name in NODES)),
-            File.of(f"{ETC}/hb/monitor", MONITOR),
+            File.of(f"{ETC}/hb/monitor", MONITOR.format(self.timeout_s)),
             File.of(f"{ETC}/hb/hb.conf", f"[hb]\nwait_for_peer = 20\n{settings}"),
             File(f"{ETC}/hb/key", self._key, 0o600),
             File.of(LAUNCHER_PLACE, LAUNCHER, 0o755),

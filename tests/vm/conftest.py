@@ -3,10 +3,15 @@
 A test gets two nodes that have just booted from disks of their own, the package installed and nothing
 configured, and it may break whatever it likes. A boot takes half a minute: a test is a story of several
 chapters, each of which begins where the last one ended.
+
+A machine has one processor, and an owner that works while its peer waits leaves one of ours idle: with `-n 2`
+the longest story is told beside the others. The process that distributes the tests keeps what they share,
+and removes it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -25,6 +30,8 @@ TREE = HERE.parent.parent
 sys.path += [str(TREE / "tests"), str(TREE / "tests/lab")]
 """The replay of the tutorial is the lab's, too."""
 BED = pytest.StashKey()
+WORKDIR = pytest.StashKey()
+LONGEST_STORY = "test_vm_tutorial.py"
 PACKAGE_PLACE = "/root/opensvc-hb.deb"
 INSTALL = f"DEBIAN_FRONTEND=noninteractive apt-get install --yes {PACKAGE_PLACE}"
 INSTALL_LIMIT_S = 300.0
@@ -37,6 +44,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.vm)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Have the longest story told by one process, and all others by the other one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class LongestApart(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "longest" if LONGEST_STORY in nodeid else "others"
+
+    return LongestApart(config, log)
+
+
 @pytest.fixture(scope="session")
 def vm_image():
     """The image, built by now unless pytest was called directly."""
@@ -45,26 +64,54 @@ def vm_image():
     return ensure_image()
 
 
-@pytest.fixture(scope="session")
-def vm_workdir():
-    """A directory on a disk, for what the machines write; gone after the tests."""
-    path = Path(tempfile.mkdtemp(prefix="opensvc-hb-vmtest-", dir="/var/tmp"))
-    yield path
-    shutil.rmtree(path)
+def pytest_configure(config):
+    """Make a directory on a disk for what the machines write, one for all the processes of this run."""
+    if not hasattr(config, "workerinput"):
+        config.stash[WORKDIR] = Path(tempfile.mkdtemp(prefix="opensvc-hb-vmtest-", dir="/var/tmp"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tell a process that runs tests for us where it is."""
+    node.workerinput["vm_workdir"] = str(node.config.stash[WORKDIR])
+
+
+def pytest_unconfigure(config):
+    """Remove it."""
+    if WORKDIR in config.stash:
+        shutil.rmtree(config.stash[WORKDIR])
 
 
 @pytest.fixture(scope="session")
-def package(vm_workdir):
-    """Our Debian package, built from the tree."""
-    folder = vm_workdir / "package"
+def vm_workdir(pytestconfig):
+    """The directory for what the machines write; gone after the tests."""
+    told = getattr(pytestconfig, "workerinput", {}).get("vm_workdir")
+    return Path(told) if told else pytestconfig.stash[WORKDIR]
+
+
+@pytest.fixture(scope="session")
+def installed_disk(vm_image, vm_workdir):
+    """The disk of a machine on which our package was installed, by apt, with nothing to download from.
+
+    Made by the process that asks first; the others wait for it.
+    """
+    disk = vm_workdir / "installed.cow"
+    with open(vm_workdir / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not disk.exists():
+            install(build_package(vm_workdir / "package"), vm_image, vm_workdir / "installing", disk)
+    return disk
+
+
+def build_package(folder):
+    """Return our Debian package, built from the tree."""
     subprocess.run([TREE / "packaging/build-deb", folder], check=True, stdout=subprocess.DEVNULL)
     return next(folder.glob("*.deb"))
 
 
-@pytest.fixture(scope="session")
-def installed_disk(vm_image, vm_workdir, package):
-    """The disk of a machine on which our package was installed, by apt, with nothing to download from."""
-    with Bed(vm_image, vm_workdir / "installing") as bed:
+def install(package, image, folder, disk):
+    """Install a package on a machine that boots from an image, and keep the machine's disk."""
+    with Bed(image, folder) as bed:
         machine = bed.deb1
         bed.array.power_on()
         machine.power_on()
@@ -73,7 +120,7 @@ def installed_disk(vm_image, vm_workdir, package):
         machine.run(INSTALL, INSTALL_LIMIT_S).check()
         machine.run("systemctl poweroff")
         machine.wait_off()
-        return Path(shutil.move(machine.written, vm_workdir / "installed.cow"))
+        shutil.move(machine.written, disk)
 
 
 @pytest.fixture

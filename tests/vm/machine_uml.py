@@ -32,6 +32,9 @@ from image import KERNEL, Image
 POWER_SUPPLY = Path(__file__).resolve().parent / "power-supply"
 REBOOTS = 75
 """Status of a power supply whose kernel wants to be started again."""
+RESETS = (b"sysrq: Resetting", b"Initiating system reboot")
+"""What a kernel says last: by sysrq, by the software watchdog."""
+RESET_LIMIT_S = 10.0
 BOOT_LIMIT_S = 180.0
 POLL_S = 0.1
 SHOWN_LINES = 40
@@ -220,8 +223,28 @@ class Vm:
                     start_new_session=True,
                 )
             self.boots += 1
-            if self._kernel.wait() != REBOOTS:
+            if not self._wait_whether_it_reboots():
                 return
+
+    def _wait_whether_it_reboots(self) -> bool:
+        """Return when the kernel has ended, and tell whether it wants to be started again.
+
+        This kernel may hang in the middle of a reset, when nothing of the machine runs any more; then its
+        process is ended, and that was the reset.
+        """
+        begins_at = self.console.stat().st_size
+        resets_since = None
+        while True:
+            try:
+                return self._kernel.wait(1.0) == REBOOTS
+            except subprocess.TimeoutExpired:
+                said = self.console.read_bytes()[begins_at:]
+            if resets_since is None and any(word in said for word in RESETS):
+                resets_since = time.monotonic()
+            if resets_since is not None and time.monotonic() - resets_since > RESET_LIMIT_S:
+                os.kill(self._kernel_pid(), signal.SIGKILL)
+                self._kernel.wait()
+                return True
 
     def _argv(self) -> List[str]:
         """Return the words that run the kernel, as process 1 of a PID namespace that dies with us."""
@@ -293,7 +316,7 @@ class Vm:
         )
 
     def write(self, *files: File) -> None:
-        """Write files, and the directories above them, in one go."""
+        """Write files, and the directories above them, in one go; a power cut does not undo it."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             for file in files:
@@ -302,7 +325,7 @@ class Vm:
                 entry.mode = file.mode
                 entry.mtime = int(time.time())
                 tar.addfile(entry, io.BytesIO(file.data))
-        self.run("tar --directory / --extract --no-overwrite-dir", data=archive.getvalue()).check()
+        self.run("tar --directory / --extract --no-overwrite-dir && sync", data=archive.getvalue()).check()
 
     def read(self, path: str) -> str:
         """Return a file's text."""

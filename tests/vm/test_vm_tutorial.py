@@ -21,7 +21,7 @@ from docker_node import write_image
 from lab import TREE
 from machine_uml import File, wait
 from openha_transcript import read_transcript
-from tutorial_replay import EZ, groups
+from tutorial_replay import COMMAND_LIMIT_S, EZ, groups
 from tutorial_services import START_LIMIT_S, TEXT, Services
 
 SESSION = TREE / "tests/data/openha/tutorial/session.txt"
@@ -55,7 +55,9 @@ vgchange --quiet --activate n vgregistry vgbusybox
 
 
 class RealServices(Services):
-    """The tutorial's services on machines that are all their own."""
+    """The tutorial's services on machines that are all their own, and that a look keeps busy for a second."""
+
+    pause_s = 4.0
 
     def place(self, node):
         """Return where the node's root directory is: where it should be."""
@@ -67,6 +69,13 @@ class RealServices(Services):
         if " docker attach " in command:
             return [PYTHON, f"{PLACE}/attach_and_detach.py", argv[-1]]
         return [PYTHON, *argv[1:]] if argv[0] == sys.executable else argv
+
+    def run(self, node, command, timeout_s=COMMAND_LIMIT_S):
+        """Tell how long each command took, for whoever wants this test faster."""
+        began = time.monotonic()
+        said = super().run(node, command, timeout_s)
+        print(f"         {time.monotonic() - began:6.1f} s  {node.name}# {command}", flush=True)
+        return said
 
     def neutral(self, command, output):
         """Published ports are compared, too."""
