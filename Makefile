@@ -41,7 +41,7 @@ lint: venv ## ruff, mypy --strict, import contracts, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell $(PROSE)
 
-test: lint test-suite test-newest test-debian test-oldest test-packaging test-lab ## everything but the VM tier, as CI runs it
+test: lint test-suite test-newest test-debian test-oldest test-packaging test-lab vm-test ## everything, as CI runs it (root; 40 minutes)
 
 test-quick: venv ## unit, property and golden tests but the slow ones: no root, under a minute
 	$(PYTEST) -n 3 --dist loadgroup -m 'not slow' $(QUICK_TESTS)
@@ -76,10 +76,10 @@ test-lab: venv ## two real nodes in namespaces of this machine (root)
 	@if packaging/can-run-lab; then $(PYTEST) -n 2 tests/lab; \
 	else echo "!!!! NOT TESTED: the lab, for the reason above !!!!"; [ "$$CI" != true ]; fi
 
-vm-test: venv ## two machines with kernels of their own, a shared disk, a plug to pull (root; 12 minutes)
+vm-test: venv ## two machines with kernels of their own, a shared disk, a plug to pull (root; 15 minutes)
 	@echo; echo "==== VM tier: real machines, real disks ===="
 	@packaging/install-system-packages packaging/vm-packages.txt
-	@if packaging/can-run-vms; then $(BIN)/python tests/vm/image.py && $(PYTEST) --timeout 1100 -n 2 tests/vm; \
+	@if packaging/can-run-vms; then $(BIN)/python tests/vm/image.py && $(PYTEST) --timeout 1000 -n 2 tests/vm; \
 	else echo "!!!! NOT TESTED: the VM tier, for the reason above !!!!"; [ "$$CI" != true ]; fi
 
 vm-clean: ## remove the image of the VM tier's machines (1.3 GB)
