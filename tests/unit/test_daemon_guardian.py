@@ -117,10 +117,11 @@ def test_a_process_that_ignores_everything_is_killed_and_the_service_stopped_onc
 def test_a_stop_action_that_hangs_is_killed_before_the_next_one_begins(site):
     """With all that it has started, the daemon's own stop action as well."""
     own = site.run("svc1", ["/bin/sleep", "600"], verb="stop")
-    site.stop(f"[ -e {site.top}/hung ] && exit 0; echo $$ > {site.top}/hung; exec sleep 600")
+    site.stop(f"until [ -e {site.top}/mended ]; do sleep 0.1; done")
     daemon = site.daemon()
     daemon.order(boottime())
     daemon.event("stop action of svc1 was killed by signal 9")
+    (site.top / "mended").touch()
     assert own.wait() == -signal.SIGKILL
     daemon.event("the guardian has stopped svc1")
     assert len(site.stops()) == 2
