@@ -99,6 +99,9 @@ def test_it_installs_commands_drivers_units_and_documents(installed):
         "usr/share/man/man1/svcmon.1.gz",
         "usr/share/man/man5/hb.conf.5.gz",
         "usr/share/man/man5/svc.env.5.gz",
+        "usr/share/doc/opensvc-hb/README.md",
+        "usr/share/doc/opensvc-hb/docs/operations.md",
+        "usr/share/doc/opensvc-hb/docs/images/takeover.svg",
         "usr/share/doc/opensvc-hb/examples/monitor",
         "usr/share/doc/opensvc-hb/examples/web.example.com.env",
     }
@@ -146,6 +149,7 @@ def test_removal_hands_the_services_over_and_an_upgrade_does_not(control):
     assert "restart" in (control / "postinst").read_text()
     for script in ("prerm", "postinst", "postrm"):
         assert _run("sh", "-n", control / script).returncode == 0
+        assert "opensvc.slice" not in (control / script).read_text(), "it holds what services left running"
         assert (control / script).stat().st_mode & stat.S_IXUSR
 
 
