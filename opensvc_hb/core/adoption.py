@@ -7,7 +7,7 @@ announces STOPPED or FROZEN_STOP while an instance may live here, since these ar
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Mapping, Optional
 
 from opensvc_hb.core import lease
 from opensvc_hb.core.departure import stopping
@@ -89,10 +89,8 @@ def begin(turn: Turn, event: DaemonStarted) -> None:
         f"daemon started, incarnation {state.incarnation}",
         "the node was booted" if event.booted else "the daemon was restarted, the node was not",
     )
-    if not event.config.services:
-        # The agent did not say which services there are: what they were must not be lost over that.
-        kept = {n: _after_boot(r) if event.booted else r for n, r in event.stored.instances.items()}
-        turn.update(kept=kept)
+    records = {n: _after_boot(r) if event.booted else r for n, r in event.stored.instances.items()}
+    keep_records(turn, records, event.is_whole)
     for name in event.config.services:
         add_service(turn, name, event.stored.instances.get(name), event.booted)
     forget_guarded(turn)
@@ -201,12 +199,29 @@ def adopt(turn: Turn, instance: Instance, avail: Avail) -> None:
     verified(turn)
 
 
+def keep_records(turn: Turn, records: Mapping[str, StoredInstance], is_whole: bool) -> None:
+    """Keep what services were that are not configured, as long as one of them may only be unreadable.
+
+    A file with a typing error, or an agent that says nothing, must not cost a service its freeze, its
+    epoch, or the guardian's care.
+
+    Args:
+        is_whole: of every service's file it is known what it is.
+    """
+    is_whole = is_whole and bool(turn.config.services)
+    kept = {} if is_whole else {n: r for n, r in records.items() if n not in turn.config.services}
+    turn.update(kept=kept, is_whole=is_whole)
+
+
 def forget_guarded(turn: Turn) -> None:
     """Let go of what an earlier daemon had guarded, and is not configured any more, or is verified."""
-    if turn.state.left_guarded and turn.config.services:
-        instances = turn.instances
-        left = (p for p in turn.state.left_guarded if p[0] in instances and not instances[p[0]].verified)
-        turn.update(left_guarded=tuple(left))
+    instances, is_whole = turn.instances, turn.state.is_whole
+
+    def stays(name: str) -> bool:
+        return not instances[name].verified if name in instances else not is_whole
+
+    if turn.state.left_guarded:
+        turn.update(left_guarded=tuple(pair for pair in turn.state.left_guarded if stays(pair[0])))
 
 
 def verified(turn: Turn) -> None:

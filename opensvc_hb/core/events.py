@@ -208,9 +208,10 @@ class NodeNotReset:
 
 @dataclass(frozen=True)
 class ConfigurationChanged:
-    """The configuration was read anew, and is valid."""
+    """The configuration was read anew, and is valid. `is_whole` as in `DaemonStarted`."""
 
     config: Config
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,8 @@ class DaemonStarted:
             ends them. None when it knows of none: it guards nothing, or has just begun itself.
         lease_timeout_s: T as that deadline counts it; 0 when there is none.
         lease_services: hb name and svcname of each instance that it is held for.
+        is_whole: the agent has said of every service's file what it is; else a service that is not in
+            the configuration may run here all the same.
     """
 
     config: Config
@@ -276,6 +279,7 @@ class DaemonStarted:
     lease_until: Optional[float] = None
     lease_timeout_s: float = 0.0
     lease_services: Tuple[Tuple[str, str], ...] = ()
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)

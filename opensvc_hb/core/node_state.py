@@ -362,9 +362,10 @@ class NodeState:
             on is acknowledged; None when confirmed.
         stop_asked: a stop was asked for while the agent was still being asked what runs here.
         held: commands on services that the agent is still being asked about.
-        kept: records of services not known yet, of a daemon that began without any.
+        is_whole: of every service's file it is known what it is.
+        kept: records of services that are not configured, while that is not so.
         left_guarded: what the guardian held a deadline for as this daemon began, by hb name and svcname,
-            and the agent was not asked about yet.
+            and the agent was not asked about yet, or could not say anything of.
         abandoned: services that ran here, as far as known, when they left the configuration.
         reborn_at, found_at: when our incarnation was raised because a peer, or our own slot, knew a
             higher one; twin_at: the same, when either did not for the first time: another machine
@@ -395,6 +396,7 @@ class NodeState:
     stalled_at: Optional[float] = None
     stop_asked: Optional[StopKind] = None
     held: Tuple[CommandGiven, ...] = ()
+    is_whole: bool = True
     kept: Mapping[str, StoredInstance] = field(default_factory=dict)
     left_guarded: Tuple[Tuple[str, str], ...] = ()
     abandoned: Mapping[str, State] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from opensvc_hb.core import (
     outcome,
 )
 from opensvc_hb.core import effects as fx
-from opensvc_hb.core.adoption import add_service, begin, forget_guarded, verified
+from opensvc_hb.core.adoption import add_service, begin, forget_guarded, keep_records, verified
 from opensvc_hb.core.config import Config
 from opensvc_hb.core.events import (
     ActionFinished,
@@ -195,7 +195,7 @@ def _route(turn: Turn, event: Event) -> None:
     elif isinstance(event, PeerConfirmedDead):
         operator.confirm_dead(turn, event)
     elif isinstance(event, ConfigurationChanged):
-        _reconfigure(turn, event.config)
+        _reconfigure(turn, event)
     elif isinstance(event, DaemonStarted):
         begin(turn, event)
     elif isinstance(event, DaemonStopping):
@@ -242,9 +242,9 @@ def _assert_never(event: object) -> None:
     raise AssertionError(f"no answer to {event!r}")
 
 
-def _reconfigure(turn: Turn, config: Config) -> None:
+def _reconfigure(turn: Turn, event: ConfigurationChanged) -> None:
     """Take in a valid configuration: new and gone services, new and gone links."""
-    before = turn.config
+    before, config = turn.config, event.config
     turn.update(config=config)
     lease.reconfigured(turn, before)
     if turn.state.phase is Phase.RESTARTING:
@@ -280,8 +280,10 @@ def _reconfigure(turn: Turn, config: Config) -> None:
         turn.journal(name, "configuration", "new service")
         add_service(turn, name, turn.state.kept.get(name), False)
         turn.persist()
-    if config.services:
-        turn.update(kept={})
+    kept = turn.state.kept
+    keep_records(turn, kept, event.is_whole)
+    if turn.state.kept != kept:
+        turn.persist()
     forget_guarded(turn)
     turn.journal("", "configuration", f"{len(config.services)} services, {len(config.links)} links")
     turn.send()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
+import re
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,7 +190,7 @@ class Loaded:
     Args:
         problems: one line for each thing that is wrong with the files of now.
         refused: the cluster's files of now are not in force, because they are wrong.
-        answered: the agent said which services there are.
+        answered: the agent said which services there are; is_whole: and what each file is.
         waiting: keywords of hb.conf that have changed, and are in force after a restart of the daemon.
         held: by svcname, what a service may hold on this node while it runs.
     """
@@ -199,6 +200,7 @@ class Loaded:
     problems: Tuple[str, ...]
     refused: bool = False
     answered: bool = True
+    is_whole: bool = True
     waiting: Tuple[str, ...] = ()
     held: Mapping[str, Tuple[Holding, ...]] = field(default_factory=dict)
 
@@ -219,7 +221,7 @@ def combine(
     """
     if isinstance(answer, NotEvaluated):
         config = compose(node, files, tuple(before.values()))
-        return Loaded(config, files, (answer.reason,), answered=False, held=held_before)
+        return Loaded(config, files, (answer.reason,), answered=False, is_whole=False, held=held_before)
     names = {s.svcname for s in answer.services}
     kept = tuple(
         s
@@ -232,11 +234,14 @@ def combine(
     # One whose file is bad says nothing of what it holds: what it said last counts.
     held.update((n, answer.held.get(n, ())) for n in held if n in answer.held or not _mentioned(n, answer))
     problems = (*answer.errors, *left_out(files, services))
-    return Loaded(compose(node, files, services), files, problems, held=held)
+    config = compose(node, files, services)
+    return Loaded(config, files, problems, is_whole=not answer.errors, held=held)
 
 
 def _mentioned(svcname: str, answer: Declared) -> bool:
-    return any(svcname in line for line in answer.errors)
+    """Tell whether one of the errors is this service's: its name stands there, or its file's, as a whole."""
+    name = re.compile(rf"(^|[/\s]){re.escape(svcname)}(\.env|\.conf)?([:\s]|$)")
+    return any(name.search(line) for line in answer.errors)
 
 
 def _has_file(root: Root, svcname: str) -> bool:
@@ -333,8 +338,8 @@ class Configuration:
         self._links.order_services(loaded.config.services)
         self._loaded = loaded
         self._changed(loaded)
-        if links is not None or loaded.config != before.config:
-            self._inbox.put(Reconfigured(ConfigurationChanged(loaded.config), links))
+        if links is not None or (loaded.config, loaded.is_whole) != (before.config, before.is_whole):
+            self._inbox.put(Reconfigured(ConfigurationChanged(loaded.config, loaded.is_whole), links))
 
     def _refuse(self, error: HbError) -> None:
         log.error("nothing was changed: %s", error)

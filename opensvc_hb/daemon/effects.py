@@ -88,7 +88,8 @@ class Performer:
         self._unstored: Optional[Stored] = None
         self._announced: Optional[Beat] = None
         self._replies: Dict[int, Callable[[fx.Reply], None]] = {}
-        self._svcnames: Dict[str, str] = {}
+        self._acting: Dict[int, str] = {}
+        """svcname by the id of its action that changes resources."""
 
     def expect_reply(self, command_id: int, reply: Callable[[fx.Reply], None]) -> None:
         """Remember where the answer to a command goes."""
@@ -101,9 +102,9 @@ class Performer:
         except StoreError as error:
             log.error("no room for the states of all services: %s", error)
 
-    def action_ended(self, service: str) -> None:
-        """Have the service evaluated: an action of it has just ended."""
-        svcname = self._svcnames.pop(service, None)
+    def action_ended(self, action_id: int) -> None:
+        """Have its service evaluated if an action that has just ended changed resources."""
+        svcname = self._acting.pop(action_id, None)
         if svcname is not None:
             self._statuses.action_ended(svcname)
 
@@ -190,7 +191,7 @@ class Performer:
             self._answer_unbegun(action, Outcome.NOT_BEGUN, detail)
             return
         if action.verb in (ActionVerb.START, ActionVerb.STOP, ActionVerb.RESTART):
-            self._svcnames[action.service] = action.svcname
+            self._acting[action.action_id] = action.svcname
             self._statuses.action_began(action.svcname)
         self._runner.run(action)
 

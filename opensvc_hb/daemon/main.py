@@ -172,7 +172,8 @@ class Daemon:
         if isinstance(found, Found):
             found = keeper.await_rest(found)
         inherited = found.lease if isinstance(found, Found) else (None, 0.0, ())
-        self._inbox.put(DaemonStarted(loaded.config, stored, self._was_booted(), *inherited))
+        was_booted = self._was_booted()
+        self._inbox.put(DaemonStarted(loaded.config, stored, was_booted, *inherited, loaded.is_whole))
         guardian = Guardian(know, keeper.confirmations, keeper.replace_it, clock)
         if isinstance(found, Found):
             guardian.reached(found.connection)
@@ -355,9 +356,11 @@ class Daemon:
             threading.Thread(target=self._stop_in_order, name="stop", daemon=True).start()
 
         def again(_number: int, _frame: object) -> None:
+            if not self._is_ready:  # `ready` would end a start that has not ended
+                configuration.reload()
+                return
             self._notifier.reloading()
-            configuration.reload()
-            self._notifier.ready()
+            configuration.reload(lambda _loaded: self._notifier.ready())
 
         handlers: Mapping[int, Callable[[int, object], None]] = {
             signal.SIGTERM: stop,

@@ -91,5 +91,5 @@ class Monitor:
                 self._guardian.learn(item.know)
             return None
         if isinstance(item, ActionFinished):
-            self._performer.action_ended(item.service)
+            self._performer.action_ended(item.action_id)
         return item

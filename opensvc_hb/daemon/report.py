@@ -18,7 +18,7 @@ from opensvc_hb.core.lease import guard_answer, is_leased, is_vouched
 from opensvc_hb.core.messages import link_tag
 from opensvc_hb.core.monitoring import MONITOR, monitor_rows
 from opensvc_hb.core.negotiation import holding_rule
-from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer
+from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer, Phase
 from opensvc_hb.core.rules import Guard
 from opensvc_hb.core.states import State
 from opensvc_hb.core.summary import needs_lease
@@ -340,6 +340,12 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
             name,
             f"its file is gone, or has no heartbeat section any more, and it was {was.name} here: nobody "
             "cares for it; put the file back, or stop it with svcmgr first",
+        )
+    for name, _svcname in state.left_guarded if state.phase is Phase.RUNNING else ():
+        add(
+            name,
+            "it ran here as this daemon began, and its file cannot be read: the guardian ends it when the "
+            "lease runs out; mend the file, then look at it",
         )
     if state.twin_at is not None and now - state.twin_at < TWIN_SHOWN_S:
         add("", f"another machine sends beats as {state.config.node}: stop its daemon, and rename it")

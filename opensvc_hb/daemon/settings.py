@@ -7,6 +7,7 @@ the night in which it matters. Without any file the defaults hold.
 
 from __future__ import annotations
 
+import grp
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -92,6 +93,15 @@ def _count(text: str) -> Optional[int]:
     if not text.isdigit():
         raise ValueError(f"'{text}' is not a number of actions (0: no bound)")
     return int(text) or None
+
+
+def _group(text: str) -> str:
+    if text:
+        try:
+            grp.getgrnam(text)
+        except KeyError:
+            raise ValueError(f"there is no group '{text}': see getent group") from None
+    return text
 
 
 def _device(text: str) -> str:
@@ -193,7 +203,7 @@ OPTIONS: Tuple[Option, ...] = (
         "Seconds between evaluations of a service that runs here and has monitored resources.",
     ),
     Option("max_parallel", _count, "0", "The most actions at a time; 0 is no bound."),
-    Option("control_group", str, "", "Group whose members may use the control socket."),
+    Option("control_group", _group, "", "Group whose members may use the control socket."),
     Option(
         "openha_tree",
         _tree,

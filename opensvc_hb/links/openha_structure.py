@@ -39,7 +39,6 @@ SLOT_BYTES = SLOT_BLOCKS * BLOCK_BYTES
 SERVICES_MAX = 128
 SERVICE_NAME_MAX_BYTES = 63
 NODE_NAME_MAX_BYTES = 127
-ADDRESS_MAX_BYTES = 15
 
 _ZEROED_STATES = 16
 """C clears the first so many states to STOPPED and the others to UNKNOWN, whatever it meant."""

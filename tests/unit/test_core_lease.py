@@ -501,6 +501,36 @@ def test_what_was_guarded_stays_so_while_the_agent_cannot_say_which_services_the
     assert state.lease.is_broken
 
 
+def test_what_was_guarded_stays_so_while_its_file_cannot_be_read():
+    """A typing error in one of two files, then a restart: the guardian keeps its deadline for both.
+
+    The record of the one that cannot be read stays in the store, and it is taken up again with it.
+    """
+    made = make_config(links=LINKS, services=("db", "web"))
+    torn = replace(made, services={"db": made.services["db"]})
+    records = {name: StoredInstance(State.STARTED, 3, 5, 5) for name in ("db", "web")}
+    event = DaemonStarted(
+        torn, Stored(6, records), False, NOW + 2.0, TIMEOUT_S, (("db", "db"), ("web", "web")), is_whole=False
+    )
+    state, effects = step(new_node(torn), event, NOW)
+    assert set(only(effects, fx.Persist)[-1].stored.instances) == {"db", "web"}
+    verify = only(effects, fx.RunAction)[0]
+    ended = ActionFinished("db", verify.action_id, ActionVerb.VERIFY, Outcome.DONE, Avail.UP)
+    state, _ = step(state, ended, NOW + 0.1)
+    state, effects = step(state, SlotWritten(OWN_SLOT, 7, state.sequence, NOW + 0.5), NOW + 0.6)
+    assert state.phase is Phase.RUNNING
+    assert only(effects, fx.Guard)[-1].services == (("db", "db"), ("web", "web"))
+    told = [alarm["text"] for alarm in alarms(state, Notices(), NOW + 0.6) if alarm["service"] == "web"]
+    assert told[0].startswith("it ran here as this daemon began, and its file cannot be read")
+
+    mended, effects = step(state, ConfigurationChanged(made), NOW + 0.7)
+    assert (mended.instances["web"].state, mended.instances["web"].epoch) == (State.STARTED, 5)
+    assert [action.verb for action in only(effects, fx.RunAction)] == [ActionVerb.VERIFY]
+    removed, effects = step(state, ConfigurationChanged(torn), NOW + 0.7)
+    assert removed.guarded.services == (("db", "db"),)
+    assert set(only(effects, fx.Persist)[-1].stored.instances) == {"db"}
+
+
 def test_what_was_guarded_stays_so_until_the_agent_was_asked_though_the_store_was_lost():
     """No record says that it runs; a deadline that has passed ends it as soon as it is seen."""
     made = make_config(links=LINKS)

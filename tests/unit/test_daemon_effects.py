@@ -124,8 +124,10 @@ def test_a_stop_runs_even_when_its_state_cannot_be_stored(tmp_path):
 def test_statuses_hear_of_the_begin_and_the_end_of_an_action(tmp_path):
     _, rest, performer = make(tmp_path)
     performer.perform([start()])
-    performer.action_ended("svc1")
-    performer.action_ended("svc1")
+    performer.action_ended(start().action_id + 1)  # an announcement's late end, for example
+    assert [call[0] for call in rest.calls] == ["action_began", "run"]
+    performer.action_ended(start().action_id)
+    performer.action_ended(start().action_id)
     names = [call[:2] for call in rest.calls]
     assert names == [("action_began", "svc1.env"), ("run", start()), ("action_ended", "svc1.env")]
 

@@ -66,6 +66,7 @@ def test_a_file_of_conf_d_overrides_hb_conf(tmp_path):
         ("reset = process1", False, "process1 is for nodes with a root directory of their own (OSVC_ROOT)"),
         ("watchdog = softdog", False, "'softdog' is not a device (such as /dev/watchdog)"),
         ("openha_tree = cluster", False, "'cluster' is not an absolute path"),
+        ("control_group = no-such", False, "there is no group 'no-such': see getent group"),
     ],
 )
 def test_a_reset_that_would_hit_more_or_less_than_the_node_is_refused(tmp_path, line, under_root, words):

@@ -267,6 +267,17 @@ def test_a_service_that_the_agent_lost_for_a_moment_stays(site):
     assert list(loaded.config.services) == ["registry"]
 
 
+def test_a_service_whose_file_is_bad_stays_and_another_whose_name_begins_alike_does_not(site):
+    """`db2.env` cannot be read, and `db` has just lost its heartbeat section."""
+    files = ClusterFiles(("n1", "n2"), (), None, Settings())
+    before = {name: Service(name, name, ("n1", "n2")) for name in ("db", "db2", "etc")}
+    for name in before:
+        site.service(name, BASE)
+    error = f"{site.root.etc}/db2.env:3: hb#0.type: must be OpenHA"
+    loaded = combine(site.root, "n1", files, Declared((), (error,)), before)
+    assert (list(loaded.config.services), loaded.is_whole) == (["db2"], False)
+
+
 def test_unknown_nodes_of_a_line_are_said_with_the_file(site, adapter):
     """The line is at fault, no file of the agent's."""
     services(site, "registry /r.sh n1 n3 /bin/true")
