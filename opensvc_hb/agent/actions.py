@@ -10,6 +10,7 @@ optional).
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from dataclasses import dataclass, field
 from typing import Any, Callable, List, Mapping, Optional, Sequence, Tuple
@@ -56,9 +57,6 @@ SEQUENCES: Mapping[str, Tuple[Tuple[str, Tuple[str, ...]], ...]] = {
     "stopapp": ((STOP, ("app",)),),
 }
 """Each action: the verbs it does, each on these groups, or types of resources, in this order."""
-
-ACTIONS = (*SEQUENCES, "boot")
-"""Every action of this module."""
 
 VETOED_ACTIONS = ("start", "restart")
 """Actions before which every resource may object (`may_start`)."""
@@ -112,7 +110,7 @@ def run_action(
     Args:
         loader: loads the services of this node.
         service: the service.
-        action: one of `ACTIONS`.
+        action: one of `SEQUENCES`, or boot.
         options: as on the command line.
         progress: shows what is worked on; None where nobody looks.
 
@@ -120,35 +118,51 @@ def run_action(
         0 when done (also when there was nothing to do), 1 when refused or failed.
     """
     log = loader.log(service.name)
+    if is_refused(loader, service, action, options, log):
+        return 1
+    shown = Progress() if progress is None else progress
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(service_lock(loader.root, service.name, options.wait_lock_s, action))
+            held.enter_context(marked(loader.root, service.name, START))
+        except LockHeldError as error:
+            log.error(str(error))
+            return 1
+        except OSError as error:
+            log.error(f"'{action}' not begun: {reason_of(error)}")
+            return 1
+        held.enter_context(shown.shown())
+        try:
+            return _Action(loader, service, log, options, shown).do(action)
+        except OSError as error:  # not a resource's: these are caught around each of them
+            log.error(f"'{action}' not completed: {reason_of(error)}")
+            return 1
+
+
+def is_refused(loader: Loader, service: Service, action: str, options: Options, log: ServiceLog) -> bool:
+    """Tell whether an action may not begin, and say why: one that changes what runs, or sends copies."""
     if frozen.is_frozen(loader.root, service.name):
         log.info(frozen.REFUSAL)
-        return 1
+        return True
     objection = safety_net.objection(service, action, options.cluster)
     if objection:
         log.error(objection)
-        return 1
+        return True
     absent = [rid for rid in options.rids if not any(member.is_named(rid) for member in service.members)]
     if absent:
         log.error(f"no resource and no family {', '.join(absent)} in this service")
-        return 1
+        return True
     unused = [tag for tag in options.tags if not any(tag in member.tags for member in service.members)]
     if unused:
         log.error(f"no resource has the tag {', '.join(unused)} in this service")
-        return 1
-    shown = Progress() if progress is None else progress
-    try:
-        with (
-            service_lock(loader.root, service.name, options.wait_lock_s, action),
-            marked(loader.root, service.name, START),
-            shown.shown(),
-        ):
-            return _Action(loader, service, log, options, shown).do(action)
-    except LockHeldError as error:
-        log.error(str(error))
-        return 1
-    except OSError as error:
-        log.error(f"'{action}' not begun: {error.filename}: {error.strerror}")
-        return 1
+        return True
+    return False
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the system said, behind the file that it is about, if there is one."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 class _Action:
@@ -285,7 +299,11 @@ class _Action:
         def told(index: int, pid: int) -> None:
             members[index].resource.context.info(f"action {verb} started in child process {pid}")
 
-        answers = answer_all([task(member) for member in members], None, len(members), told)
+        try:
+            answers = answer_all([task(member) for member in members], None, len(members), told)
+        except OSError as error:
+            self.log.error(reason_of(error))
+            raise _StoppedError from None
         failed = False
         for member, answer in zip(members, answers):
             if answer.problem:

@@ -96,7 +96,7 @@ class AgentAdapter:
         """Return the services with an enabled hb resource of type OpenHA that list this node."""
         self._read_anew()
         found: Dict[str, Declaration] = {}
-        errors: List[str] = []
+        errors: List[str] = self._node_errors()
         for svcname in list_services(self._root):
             try:
                 declaration = self._declaration(svcname)
@@ -110,12 +110,13 @@ class AgentAdapter:
                 other = found[declaration.name].svcname
                 errors.append(f"{svcname}: its hb name {declaration.name} is already {other}'s")
                 continue
-            judged = self._loader.judge(svcname)
+            service, wrong = self._judged(svcname)
             found[declaration.name] = replace(
-                declaration, holds=self._holds(judged.service), monitoring=monitoring_of(judged.service)
+                declaration, holds=self._holds(service), monitoring=monitoring_of(service)
             )
-            errors.extend(str(error) for error in judged.errors)
-        return Declarations(tuple(found.values()), tuple(errors))
+            errors.extend(wrong)
+        # what is wrong with node.conf is wrong for every service, and said once
+        return Declarations(tuple(found.values()), tuple(dict.fromkeys(errors)))
 
     def declare_as(self, svcname: str, name: str, nodes: Tuple[str, ...]) -> Declaration:
         """Return the declaration of a service that another file gives to the heartbeat, not its own.
@@ -131,7 +132,7 @@ class AgentAdapter:
         file = self._loader.file(svcname)
         scopes = scopes_of(self._node, node_list(file.value(DEFAULT, "nodes") or ""))
         limits_s = [_limit_s(file, keyword, scopes) for keyword in ("start_timeout", "stop_timeout")]
-        service = self._loader.judge(svcname).service
+        service, _ = self._judged(svcname)
         holds, monitoring = self._holds(service), monitoring_of(service)
         return Declaration(svcname, name, nodes, limits_s[0], limits_s[1], holds, monitoring)
 
@@ -288,16 +289,31 @@ class AgentAdapter:
                 member.resource.context.error(text.splitlines()[0])
         return tuple(held)
 
+    def _node_errors(self) -> List[str]:
+        """Return what is wrong with node.conf, which no service needs to be declared."""
+        try:
+            _ = self._loader.node_configuration
+        except HbError as error:
+            return str(error).splitlines()
+        return []
+
+    def _judged(self, svcname: str) -> Tuple[Optional[Service], List[str]]:
+        """Return the service, None when it cannot be read, and what is wrong with it, or with node.conf."""
+        try:
+            judged = self._loader.judge(svcname)
+        except HbError as error:
+            return None, str(error).splitlines()
+        return judged.service, [str(error) for error in judged.errors]
+
     def _strange_heartbeat(self, svcname: str) -> List[str]:
         """Return what is wrong with a file of this node's with an hb section that drives nothing."""
         file = self._loader.file(svcname)
         ours = self._node in node_list(file.value(DEFAULT, "nodes") or "")
         if not ours or not any(section.partition("#")[0] == "hb" for section in file.sections):
             return []
-        judged = self._loader.judge(svcname)
-        if judged.service is not None:
-            return []  # it can be read as a whole: that its hb section drives nothing is meant so
-        return [str(error) for error in judged.errors]
+        service, wrong = self._judged(svcname)
+        # it can be read as a whole: that its hb section drives nothing is meant so
+        return wrong if service is None else []
 
     def _declaration(self, svcname: str) -> Optional[Declaration]:
         """Read only what the heartbeat needs; None when the service is not this node's."""

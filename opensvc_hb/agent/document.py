@@ -133,14 +133,15 @@ def with_live_heartbeat(
 
     Args:
         document: a status document.
-        heartbeats: status and messages of each enabled hb resource, by rid.
+        heartbeats: status and messages of enabled hb resources, by rid; the others stay as they are.
     """
     resources = {rid: dict(resource) for rid, resource in document.get("resources", {}).items()}
     for rid, (status, messages) in heartbeats.items():
         level = "warn" if status is Status.WARN else "info"
         log = "".join(f"{level}: {message}\n" for message in messages)
-        resources.setdefault(rid, {}).update(status=status.text, log=log)
-    hb = merge_all((Merged(int(status)) for status, _ in heartbeats.values()), start=Merged.NA).shown
+        resources[rid].update(status=status.text, log=log)
+    statuses = (status_of_text(str(resources[rid].get("status"))) for rid in heartbeat_rids(document))
+    hb = merge_all((Merged(int(status)) for status in statuses), start=Merged.NA).shown
     syncs = [
         status_of_text(str(resource.get("status")))
         for rid, resource in resources.items()

@@ -19,8 +19,9 @@ from typing import Callable, Iterator, Sequence, Tuple
 from opensvc_hb.agent.loader import Loader
 from opensvc_hb.agent.lock import service_lock
 from opensvc_hb.agent.names import NOT_SERVICES, SUFFIXES, service_file
-from opensvc_hb.errors import ConfigurationError, HbError
+from opensvc_hb.errors import ConfigurationError, ConfigurationErrors, HbError
 from opensvc_hb.files import replace_file
+from opensvc_hb.ini import parse
 
 LOCK_WAIT_S = 10.0
 """How long another change of the same file is waited for; it takes a moment."""
@@ -105,12 +106,17 @@ def change_file(loader: Loader, svcname: str, edit: Callable[[str], str], dry_ru
 
     Raises:
         NoSuchServiceError, ConfigurationError, LockHeldError, WriteError.
+        ConfigurationErrors: `edit` could not read the text that is there.
         RefusedTextError: the result would be wrong.
     """
     with _lock(loader, svcname):
         before = read_text(loader, svcname)
         mark = _MARK if before.text.startswith(_MARK) else ""
-        text = edit(before.text[len(mark) :])
+        try:
+            text = edit(before.text[len(mark) :])
+        except ConfigurationErrors:
+            parse(before.text[len(mark) :], str(before.path))  # the same errors, under the file's name
+            raise
         if mark + text == before.text:
             return False
         must_be_right(loader, svcname, before.path, text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping, Tuple
 
 from opensvc_hb.agent.document import heartbeat_rids, with_live_heartbeat
-from opensvc_hb.agent.drivers import DriverFinder
+from opensvc_hb.agent.drivers import DriverFinder, Missing
 from opensvc_hb.agent.frozen import is_frozen
 from opensvc_hb.agent.names import service_file
 from opensvc_hb.agent.resource import ActionError, CommandResult, ResourceContext, Status
@@ -46,7 +46,10 @@ def made_current(
     finder = DriverFinder(None)
     for rid in heartbeat_rids(document):
         kind = str(document["resources"][rid].get("type", "hb.openha")).partition(".")[2]
-        resource = finder.internal("hb", kind)(rid, {}, _context(svcname, instance))
+        driver = finder.choose("hb", kind)
+        if isinstance(driver, Missing):
+            continue  # a site's own, which may ask for more than we know here: as it was kept
+        resource = driver(rid, {}, _context(svcname, instance))
         heartbeats[rid] = (resource.status(), tuple(resource.messages))
     current = with_live_heartbeat(document, heartbeats)
     current["frozen"] = is_frozen(root, svcname)

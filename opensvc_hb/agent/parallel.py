@@ -38,13 +38,11 @@ class Answer:
     Args:
         problem: "" when there is a value; else one line.
         trace: the traceback, for the log, when the task broke down.
-        timed_out: True when the limit passed.
     """
 
     value: Any = None
     problem: str = ""
     trace: str = ""
-    timed_out: bool = False
 
 
 @dataclass
@@ -88,7 +86,12 @@ def answer_all(
         try:
             while waiting or running:
                 while waiting and len(running) < parallel_max:
-                    child = _fork(waiting[0], tasks[waiting.pop(0)], limit_s)
+                    index = waiting.pop(0)
+                    try:
+                        child = _fork(index, tasks[index], limit_s)
+                    except OSError as error:  # no process left, or no file: those that run go on
+                        answers[index] = Answer(problem=f"no child process: {error.strerror}")
+                        continue
                     running[child.pipe] = child
                     selector.register(child.pipe, selectors.EVENT_READ)
                     if started is not None:
@@ -104,7 +107,7 @@ def answer_all(
                 for child in [
                     c for c in running.values() if c.deadline is not None and c.deadline <= monotonic()
                 ]:
-                    answers[child.index] = Answer(problem=f"no answer within {limit_s:g} s", timed_out=True)
+                    answers[child.index] = Answer(problem=f"no answer within {limit_s:g} s")
                     _kill(child)
                     _forget(child, running, selector)
         finally:
@@ -126,10 +129,15 @@ def _forget(child: _Child, running: Dict[int, _Child], selector: selectors.BaseS
 
 
 def _fork(index: int, task: Task, limit_s: Optional[float]) -> _Child:
-    reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
+    reading, writing = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
     if pid == 0:
         os.close(reading)
         _answer_as_child(task, writing, limit_s)

@@ -44,7 +44,7 @@ def answer_in_threads(
         except queue.Empty:
             for index in [index for index, deadline in deadlines.items() if deadline <= monotonic()]:
                 del deadlines[index]
-                answers[index] = Answer(problem=f"no answer within {limit_s:g} s", timed_out=True)
+                answers[index] = Answer(problem=f"no answer within {limit_s:g} s")
         else:
             if deadlines.pop(index, None) is not None:
                 answers[index] = answer

@@ -75,7 +75,9 @@ def daemon_arguments(text: str) -> Tuple[str, ...]:
     except ValueError as error:
         raise ValueError(f"'{text}' cannot be split into words: {str(error).lower()}") from None
     for argument in arguments:
-        owner = _OF_THE_AGENT.get(argument.partition("=")[0])
+        # a short option's value may stand in the same word: -g/srv
+        name = argument.partition("=")[0] if argument.startswith("--") else argument[:2]
+        owner = _OF_THE_AGENT.get(name)
         if owner is not None:
             raise ValueError(f"option {argument} is set by {owner}")
     return arguments

@@ -83,11 +83,6 @@ class Member:
         """Its family in the tree."""
         return self.resource.group
 
-    @property
-    def log_name(self) -> str:
-        """Its name in a log line, behind the service's."""
-        return log_name(self.rid, self.resource.type_name, self.subset)
-
     def is_named(self, name: str) -> bool:
         """Tell whether an item of --rid means this resource: its name, or its family's."""
         return name in (self.rid, self.rid.partition("#")[0], self.group)

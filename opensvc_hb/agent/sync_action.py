@@ -24,8 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
-from opensvc_hb.agent import frozen, remote, safety_net
-from opensvc_hb.agent.actions import START, Options
+from opensvc_hb.agent import remote
+from opensvc_hb.agent.actions import START, Options, is_refused, reason_of
 from opensvc_hb.agent.evaluate import evaluate
 from opensvc_hb.agent.loader import Loader
 from opensvc_hb.agent.lock import LockHeldError, service_lock
@@ -91,16 +91,7 @@ def run_sync(
         0 when all were sent, or none is to be sent now; 1 when one failed, or all were refused.
     """
     log = loader.log(service.name)
-    if frozen.is_frozen(loader.root, service.name):
-        log.info(frozen.REFUSAL)
-        return 1
-    objection = safety_net.objection(service, action, options.cluster)
-    if objection:
-        log.error(objection)
-        return 1
-    absent = [rid for rid in options.rids if not any(member.is_named(rid) for member in service.members)]
-    if absent:
-        log.error(f"no resource and no family {', '.join(absent)} in this service")
+    if is_refused(loader, service, action, options, log):
         return 1
     shown = Progress() if progress is None else progress
     try:
@@ -120,7 +111,7 @@ def run_sync(
         log.warning(f"'{action}' ended, another action needs the service: not every copy was sent")
         return 1
     except OSError as error:
-        log.error(f"'{action}' not done: {error.filename}: {error.strerror}")
+        log.error(f"'{action}' not done: {reason_of(error)}")
         return 1
 
 

@@ -21,7 +21,7 @@ from opensvc_hb.agent.names import SUFFIXES
 from opensvc_hb.agent.sections import resource_id
 from opensvc_hb.cli.svcmgr_options import CommandLine, UsageError
 from opensvc_hb.errors import ConfigurationErrors, ExitCode, HbError
-from opensvc_hb.ini import DEFAULT, Configuration
+from opensvc_hb.ini import DEFAULT, Configuration, parse
 
 NO_PARAMETER = "no parameter. set --param"
 MALFORMED = "malformed parameter. format as 'section.key'"
@@ -180,6 +180,8 @@ class _Configure:
             return say(refusal)
         text, suffix = self._model()
         try:
+            if pairs:
+                parse(text, self.line.options.get("config", "the template"))  # an error names its file
             for section, key, value in pairs:
                 text = file_text.set_value(text, section, key, value, may_add_section=True)
             path = file_change.create_file(self.loader, svcname, text, suffix, self.dry_run)

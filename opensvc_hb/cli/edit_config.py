@@ -21,10 +21,17 @@ from opensvc_hb.agent.file_change import (
 )
 from opensvc_hb.agent.loader import Loader
 from opensvc_hb.cli.svcmgr_options import CommandLine
-from opensvc_hb.errors import ExitCode
+from opensvc_hb.errors import ExitCode, HbError
 
 QUESTION = "(e)dit again or (d)iscard? "
 LAST_RESORT = "vi"
+
+
+class BadEditorError(HbError):
+    """The variable that names the editor cannot be split into words."""
+
+    def __init__(self, name: str, text: str, reason: str) -> None:
+        super().__init__(f"{name}: '{text}' cannot be split into words: {reason}")
 
 
 def handlers(loader: Loader, line: CommandLine) -> Mapping[str, Callable[[str], int]]:
@@ -33,11 +40,19 @@ def handlers(loader: Loader, line: CommandLine) -> Mapping[str, Callable[[str], 
 
 
 def editor_of(environment: Mapping[str, str]) -> List[str]:
-    """Return the operator's editor and its arguments: VISUAL, EDITOR, else vi."""
+    """Return the operator's editor and its arguments: VISUAL, EDITOR, else vi.
+
+    Raises:
+        BadEditorError: a variable is no words of a shell.
+    """
     import shlex
 
     for name in ("VISUAL", "EDITOR"):
-        words = shlex.split(environment.get(name, ""))
+        text = environment.get(name, "")
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise BadEditorError(name, text, str(error).lower()) from None
         if words:
             return words
     return [LAST_RESORT]
@@ -47,7 +62,7 @@ def edit(loader: Loader, svcname: str, dry_run: bool) -> int:
     """Edit the file of one service.
 
     Raises:
-        HbError: there is no such service, or the file cannot be read or replaced.
+        HbError: there is no such service, the file cannot be read or replaced, or no editor is named.
     """
     before = read_text(loader, svcname)
     editor = editor_of(os.environ)

@@ -18,7 +18,6 @@ from opensvc_hb.sim.faults import Profile
 from opensvc_hb.sim.shrink import Shrinker
 from opensvc_hb.sim.trial import Outcome
 
-STEPS = 20_000
 SHRINK_ATTEMPTS_MAX = 200
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence
 
 from opensvc_hb import __version__
+from opensvc_hb.cli.command_end import run_to_end
 from opensvc_hb.errors import ExitCode, HbError
 from opensvc_hb.paths import Root, node_name, root
 
@@ -58,24 +59,8 @@ class NoEntry(HbError):
 
 def main(argv: Optional[Sequence[str]] = None) -> NoReturn:
     """Run the command line and exit."""
-    if sys.stdout is None:  # started with it closed: what would be printed goes nowhere
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # the process's own, open until it ends
-    try:
-        code = run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-    except HbError as error:
-        print(f"hbmgr: {error}", file=sys.stderr)
-        code = error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = ExitCode.FAILED
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at exit either
-        print(f"hbmgr: output cannot be written: {error.strerror}", file=sys.stderr)
-        code = ExitCode.FAILED
-    except KeyboardInterrupt:
-        code = ExitCode.FAILED
-    sys.exit(int(code))
+    words = sys.argv[1:] if argv is None else argv
+    run_to_end("hbmgr", lambda: int(run(words)), int(ExitCode.FAILED), lambda error: int(error.exit_code))
 
 
 def run(argv: Sequence[str]) -> ExitCode:
@@ -127,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     simulation = add("simulate", _simulate, "try the rules on made-up clusters in which things go wrong")
     simulation.add_argument("--seed", type=_count, default=1, metavar="N", help="same seed, same trace")
     simulation.add_argument(
-        "--steps", type=_count, default=20_000, metavar="N", help="events given to a node (20000)"
+        "--steps", type=_count, default=20_000, metavar="N", help="events given to a node (%(default)s)"
     )
     profiles = ("quiet", "lossy", "partition", "disk", "chaos", "resources", "reload")
     simulation.add_argument("--faults", choices=profiles, default="chaos", help="what goes wrong (chaos)")

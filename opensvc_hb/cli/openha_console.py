@@ -10,15 +10,13 @@ Source: OpenHA `service`, `hb`: err and worse go to standard error, notice and i
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, TextIO
 
+from opensvc_hb.cli.command_end import run_to_end
 from opensvc_hb.client import DaemonDown, DaemonError, request
-from opensvc_hb.errors import HbError
 from opensvc_hb.paths import Root
 
 FAILED = 255
@@ -103,17 +101,4 @@ def run_command(
     name: str, main: Callable[[List[str]], int], argv: Optional[Sequence[str]] = None
 ) -> NoReturn:
     """Run a command line and exit; an error becomes one line and code 255."""
-    if sys.stdout is None:  # started with it closed: what would be printed goes nowhere
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # the process's own, open until it ends
-    try:
-        code = main(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-    except HbError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        code = FAILED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = FAILED
-    except KeyboardInterrupt:
-        code = FAILED
-    sys.exit(code)
+    run_to_end(name, lambda: main(list(sys.argv[1:] if argv is None else argv)), FAILED)

@@ -19,6 +19,7 @@ from opensvc_hb.agent.names import CalledAs, called_as, list_services, make_hear
 from opensvc_hb.agent.node_config import LATER_LOOK
 from opensvc_hb.agent.progress import TerminalProgress, columns_of, terminal_of, write_at_once
 from opensvc_hb.cli import configure, docker_passthrough, edit_config, service_log, sync_commands
+from opensvc_hb.cli.command_end import os_error_text
 from opensvc_hb.cli.svcmgr_options import (
     ACTION_HELP,
     CommandLine,
@@ -58,8 +59,14 @@ def main(arguments: Optional[Sequence[str]] = None, command: Optional[str] = Non
     except UsageError as error:
         sys.stderr.write(f"Usage: {shown} [options] command\n\n{shown}: error: {error}\n")
         return int(ExitCode.USAGE)
+    except HbError as error:
+        sys.stderr.write(f"{error}\n")
+        return int(ExitCode.FAILED)
     except BrokenPipeError:
         sys.stderr.close()
+        return int(ExitCode.FAILED)
+    except OSError as error:
+        sys.stderr.write(f"{shown}: {os_error_text(error)}\n")
         return int(ExitCode.FAILED)
     except KeyboardInterrupt:
         return 130
@@ -142,7 +149,7 @@ class _Command:
         except BrokenPipeError:
             raise
         except OSError as error:
-            sys.stderr.write(f"{svcname}: {self.line.action}: {error.filename}: {error.strerror}\n")
+            sys.stderr.write(f"{svcname}: {self.line.action}: {os_error_text(error)}\n")
         return int(ExitCode.FAILED)
 
     def finish(self) -> int:

@@ -20,6 +20,7 @@ from opensvc_hb import paths
 from opensvc_hb.agent.daemon_link import ask_daemon
 from opensvc_hb.agent.names import list_services
 from opensvc_hb.agent.node_config import LATER_LOOK, read_node_configuration
+from opensvc_hb.cli.command_end import os_error_text
 from opensvc_hb.cli.svcmgr_options import (
     CommandLine,
     OptionShape,
@@ -79,7 +80,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         sys.stderr.close()
         return int(ExitCode.FAILED)
     except OSError as error:
-        sys.stderr.write(f"svcmon: {error.filename}: {error.strerror}\n")
+        sys.stderr.write(f"svcmon: {os_error_text(error)}\n")
         return int(ExitCode.FAILED)
     except KeyboardInterrupt:
         return 130
@@ -262,16 +263,22 @@ def _evaluation(loader: Loader, service: Service) -> Callable[[], Any]:
 
 
 def _status_max_age_s(root: paths.Root) -> float:
-    """Return `status_max_age` of hb.conf; what is wrong with that file is the daemon's to say."""
+    """Return `status_max_age` of hb.conf and conf.d, the last file's over the others.
+
+    As the daemon reads it (`daemon.settings`), whose import would take as long as all else here.
+    What is wrong with these files is the daemon's to say.
+    """
     from opensvc_hb.ini import read
 
-    path = root.hb / "hb.conf"
-    if not path.exists():
-        return MAX_AGE_S
+    max_age_s = MAX_AGE_S
     try:
-        return float(read(path).value("hb", "status_max_age") or MAX_AGE_S)
+        for path in (root.hb / "hb.conf", *sorted((root.hb / "conf.d").glob("*.conf"))):
+            entry = read(path).own("hb", "status_max_age") if path.exists() else None
+            if entry is not None:
+                max_age_s = float(entry.value)
     except (ValueError, ConfigurationErrors):
         return MAX_AGE_S
+    return max_age_s if max_age_s > 0 else MAX_AGE_S
 
 
 if __name__ == "__main__":

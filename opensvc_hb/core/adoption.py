@@ -206,6 +206,8 @@ def keep_records(turn: Turn, records: Mapping[str, StoredInstance], is_whole: bo
     epoch, or the guardian's care.
 
     Args:
+        turn: the turn.
+        records: by hb name, those of earlier.
         is_whole: of every service's file it is known what it is.
     """
     is_whole = is_whole and bool(turn.config.services)

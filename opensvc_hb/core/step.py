@@ -22,7 +22,6 @@ from opensvc_hb.core import (
 )
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.adoption import add_service, begin, forget_guarded, keep_records, verified
-from opensvc_hb.core.config import Config
 from opensvc_hb.core.events import (
     ActionFinished,
     BeatReceived,

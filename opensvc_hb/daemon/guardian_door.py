@@ -12,11 +12,13 @@ import os
 import selectors
 import socket
 import struct
-from typing import Callable, List
+from typing import Callable, List, Optional
 
 from opensvc_hb.daemon.guardian_wire import LINE_BYTES_MAX, Answer, Refusal, encode
 
 CONNECTIONS_MAX = 8
+ACCEPT_PAUSE_S = 0.1
+"""Short beside `guardian_keeper.ANSWER_WITHIN_S`: who is not answered by then kills this process."""
 _READ_BYTES = 1 << 16
 _UNSENT_BYTES_MAX = 1 << 20
 _CREDENTIALS = struct.Struct("3i")
@@ -45,6 +47,7 @@ class Door:
         selector: of the loop; its keys' data are functions without arguments.
         obey: told of each line, without its end.
         closed: told of each connection that has ended.
+        clock: seconds.
     """
 
     def __init__(
@@ -53,12 +56,15 @@ class Door:
         selector: selectors.BaseSelector,
         obey: Callable[[Connection, bytes], None],
         closed: Callable[[Connection], None],
+        clock: Callable[[], float],
     ) -> None:
         self._listener = listener
         self._selector = selector
         self._obey = obey
         self._closed = closed
+        self._clock = clock
         self._connections: List[Connection] = []
+        self._accept_again_at: Optional[float] = None
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
@@ -66,6 +72,18 @@ class Door:
     def is_in_use(self) -> bool:
         """Tell whether anybody is connected."""
         return bool(self._connections)
+
+    @property
+    def next_at(self) -> Optional[float]:
+        """Return when `work` has something to do, None for never."""
+        return self._accept_again_at
+
+    def work(self, now: float) -> None:
+        """Be open to daemons again, if the pause is over."""
+        if self._accept_again_at is not None and now >= self._accept_again_at:
+            self._accept_again_at = now + ACCEPT_PAUSE_S  # if that fails, too
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+            self._accept_again_at = None
 
     def read_all(self) -> None:
         """Have everything obeyed that has arrived."""
@@ -89,8 +107,13 @@ class Door:
     def _accept(self) -> None:
         try:
             end, _ = self._listener.accept()
-        except OSError:
+        except (BlockingIOError, ConnectionError):
             return  # it has gone again
+        except OSError:
+            # Out of descriptors or memory: the daemon waits in the queue. Trying at once would spin.
+            self._selector.unregister(self._listener)
+            self._accept_again_at = self._clock() + ACCEPT_PAUSE_S
+            return
         credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, user, _group = _CREDENTIALS.unpack(credentials)
         if user not in (0, os.geteuid()) or len(self._connections) >= CONNECTIONS_MAX:
@@ -98,8 +121,8 @@ class Door:
             return
         end.setblocking(False)
         connection = Connection(end, pid)
-        self._connections.append(connection)
         self._selector.register(end, selectors.EVENT_READ, lambda: self._read(connection))
+        self._connections.append(connection)  # not before: if that fails, it is none of ours
 
     def _read(self, connection: Connection) -> None:
         """Read and obey all that has arrived."""

@@ -125,6 +125,8 @@ class Keeper:
         self._rest = bytearray()
         self._closing = threading.Event()
         self._first: Union[Found, str] = ""
+        self._why = ""
+        self._pause_s = _PAUSE_FIRST_S
         self._reading: Optional[socket.socket] = None
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         self.confirmations: queue.SimpleQueue[Confirmation] = queue.SimpleQueue()
@@ -153,30 +155,37 @@ class Keeper:
 
     def _run(self) -> None:
         found = self._first
-        why = ""
-        pause_s = _PAUSE_FIRST_S
         while not self._closing.is_set():
-            if isinstance(found, Found):
-                if why:
-                    what = f"{why}; process {found.connection.pid} is the guardian now"
-                    self._inbox.put(Reached(found.connection, GuardianActed((), what)))
-                    for acted in found.acted:
-                        self._inbox.put(GuardianActed(acted.services, acted.what, acted.alarm))
-                pause_s = _PAUSE_FIRST_S
-                why = f"the guardian, process {found.connection.pid}, {self._listen(found.connection)}"
-                if not self._closing.is_set():
-                    log.error("%s", why)
-            else:
-                if not why:
-                    self._inbox.put(GuardianActed((), f"no guardian: {found}: nothing can start"))
-                    log.error("no guardian: %s", found)
-                why = why or f"there was no guardian ({found})"
-                self._closing.wait(pause_s)
-                pause_s = min(2 * pause_s, _PAUSE_LONGEST_S)
-            if not self._closing.is_set():
-                found = self.reach()
+            try:
+                found = self._turn(found)
+            except Exception as error:  # the top of the thread: nobody else looks for a guardian
+                log.exception("the guardian thread failed; it looks for a guardian again")
+                found = f"{type(error).__name__}: {error}"
+                self._closing.wait(_PAUSE_FIRST_S)  # what fails at once, again and again, must not spin
         if isinstance(found, Found):
             found.connection.end.close()
+
+    def _turn(self, found: Union[Found, str]) -> Union[Found, str]:
+        """Listen to a guardian until it is gone, or pause where there was none; then look for one."""
+        if isinstance(found, Found):
+            if self._why:
+                what = f"{self._why}; process {found.connection.pid} is the guardian now"
+                self._inbox.put(Reached(found.connection, GuardianActed((), what)))
+                for acted in found.acted:
+                    self._inbox.put(GuardianActed(acted.services, acted.what, acted.alarm))
+            self._pause_s = _PAUSE_FIRST_S
+            self._why = f"the guardian, process {found.connection.pid}, was given up"  # if hearing it fails
+            self._why = f"the guardian, process {found.connection.pid}, {self._listen(found.connection)}"
+            if not self._closing.is_set():
+                log.error("%s", self._why)
+        else:
+            if not self._why:
+                self._inbox.put(GuardianActed((), f"no guardian: {found}: nothing can start"))
+                log.error("no guardian: %s", found)
+            self._why = self._why or f"there was no guardian ({found})"
+            self._closing.wait(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, _PAUSE_LONGEST_S)
+        return found if self._closing.is_set() else self.reach()
 
     def _listen(self, connection: Connection) -> str:
         """Hear what the guardian says until it is gone; return how that showed."""
@@ -190,9 +199,10 @@ class Keeper:
                 self._hear(connection, read_answer(line))
         except WireError as error:
             reason = f"spoke no sense: {error}"
-        self._reading = None
-        self.confirmations.put((connection.generation, LOST))
-        connection.end.close()
+        finally:
+            self._reading = None
+            self.confirmations.put((connection.generation, LOST))
+            connection.end.close()
         return reason
 
     def _hear(self, connection: Connection, answer: Answer) -> None:
@@ -243,6 +253,8 @@ class Keeper:
             if isinstance(found, _Outdated):
                 log.info("the guardian, process %d, is replaced by one of release %s", found.pid, __version__)
                 inherited, acted = found.order, found.acted
+            if isinstance(found, _Unanswered) and not found.asked:
+                return found.problem  # it may be well: the want is ours, and nothing to kill it for
             # One that has the lock and no socket cannot be asked; it may also just be starting.
             pid = found.pid or (self._holder() if attempt > 1 else 0)
             if pid:
@@ -273,7 +285,10 @@ class Keeper:
     def _connect(self) -> Union[Found, _Unanswered, _Outdated]:
         """Say hello to whoever listens."""
         self._rest.clear()
-        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            return _Unanswered(0, f"cannot ask for the guardian: {error.strerror}", asked=False)
         end.settimeout(ANSWER_WITHIN_S)
         pid = 0
         try:
@@ -316,7 +331,10 @@ class Keeper:
 
     def _spawn(self) -> str:
         """Start a guardian and wait until it listens; return "" or why not."""
-        told, tell = os.pipe()
+        try:
+            told, tell = os.pipe()
+        except OSError as error:
+            return f"cannot start the guardian: {error}"
         try:
             starter = subprocess.Popen(
                 # Nothing of the site or the environment is imported: small, and the same everywhere.
@@ -386,10 +404,16 @@ class Keeper:
 
 @dataclass(frozen=True)
 class _Unanswered:
-    """No guardian answered; `pid` is the process that should have, 0 for none."""
+    """No guardian answered.
+
+    Args:
+        pid: the process that should have, 0 for none.
+        asked: False where this process could not even ask: then nothing is known of the guardian.
+    """
 
     pid: int
     problem: str
+    asked: bool = True
 
 
 @dataclass(frozen=True)

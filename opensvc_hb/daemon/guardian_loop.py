@@ -104,7 +104,7 @@ class GuardianLoop:
         self._resetter = parts.resetter
         self._log = parts.log
         self._stops = parts.make_stops(self._stop_ended)
-        self._door = Door(listener, selector, self._obey, self._closed)
+        self._door = Door(listener, selector, self._obey, self._closed, clock)
         self._release = parts.release
         self._clock = clock
         self._watch = Watch()
@@ -187,7 +187,8 @@ class GuardianLoop:
         if trouble:
             self._tell((), trouble, alarm=True)
         self._resetter.feed(now)
-        moments += [self._stops.next_at(), self._resetter.feed_at]
+        self._door.work(now)
+        moments += [self._stops.next_at(), self._resetter.feed_at, self._door.next_at]
         if not self._door.is_in_use and now < self._alone_until:
             moments.append(self._alone_until)
         known = [moment for moment in moments if moment is not None]

@@ -89,6 +89,7 @@ class Stops:
         self._clock = clock
         self._queue: Deque[_Stop] = deque()
         self._running: Dict[int, _Stop] = {}
+        self._killed: List[int] = []
 
     @property
     def busy(self) -> bool:
@@ -111,6 +112,8 @@ class Stops:
     def work(self, know: Know) -> None:
         """Begin what there is room for, and kill what has passed its limit."""
         now = self._clock()
+        # Those whose end nobody is told of; one that hangs in the kernel is asked again, not waited for.
+        self._killed = [pid for pid in self._killed if not os.waitpid(pid, os.WNOHANG)[0]]
         for stop in self._running.values():
             if now >= stop.end_at:
                 stop.end_at = now + 1.0  # asked again: one in the kernel dies late
@@ -122,23 +125,37 @@ class Stops:
     def _begin(self, stop: _Stop, know: Know) -> None:
         argv = [stop.svcname if word == SERVICE_PLACE else word for word in know.stop]
         environment = {**know.environment, **marks_of(self._top, stop.svcname, STOP_ACTION)}
-        output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        child_output = -1
         try:
+            stop.output, child_output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             os.set_blocking(child_output, True)
-            pid = fork(lambda: _execute(argv, know.directory, environment, child_output))
+            stop.pid = fork(lambda: _execute(argv, know.directory, environment, child_output))
+            stop.handle = os.pidfd_open(stop.pid)
+            self._selector.register(stop.handle, selectors.EVENT_READ, lambda: self._on_end(stop))
+            self._selector.register(stop.output, selectors.EVENT_READ, lambda: self._on_output(stop))
         except OSError as error:
-            os.close(output)
+            self._take_back(stop)
             self._ended(StopEnded(stop.service, stop.svcname, 1, 0.0, f"no process: {error.strerror}"))
             return
         finally:
-            os.close(child_output)
-        stop.pid, stop.output = pid, output
-        stop.handle = os.pidfd_open(pid)
+            if child_output >= 0:
+                os.close(child_output)
         stop.began_at = self._clock()
         stop.end_at = stop.began_at + stop.limit_s
-        self._running[pid] = stop
-        self._selector.register(stop.handle, selectors.EVENT_READ, lambda: self._on_end(stop))
-        self._selector.register(stop.output, selectors.EVENT_READ, lambda: self._on_output(stop))
+        self._running[stop.pid] = stop
+
+    def _take_back(self, stop: _Stop) -> None:
+        """Leave nothing of one that could not be begun: without a handle it would have no limit."""
+        for descriptor in (stop.handle, stop.output):
+            if descriptor >= 0:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(descriptor)
+                os.close(descriptor)
+        if stop.pid:
+            with contextlib.suppress(OSError):
+                os.killpg(stop.pid, signal.SIGKILL)  # with what it has started, if it came so far
+            os.kill(stop.pid, signal.SIGKILL)
+            self._killed.append(stop.pid)
 
     def _on_output(self, stop: _Stop) -> None:
         """Read what it wrote; at the end of it, or once it has ended, the pipe is closed."""
@@ -232,7 +249,7 @@ class Log:
 
     def flush(self) -> None:
         """Have what waits written, unless a writer is at work: its end asks again."""
-        if self._lines and self._handle < 0:
+        if self._lines and not self._is_writing():
             self._begin()
 
     def close(self) -> None:
@@ -240,23 +257,37 @@ class Log:
         if self._lines:
             self._begin()
 
+    def _is_writing(self) -> bool:
+        """Tell whether the writer before is still at work; the end of one without a handle is asked for."""
+        if self._pid and self._handle < 0 and os.waitpid(self._pid, os.WNOHANG)[0]:
+            self._pid = 0
+        return self._pid != 0
+
     def _begin(self) -> None:
         lines, self._lines = list(self._lines), deque()
         lost, self._lost = self._lost, 0
         try:
             self._pid = fork(lambda: self._write(lines, lost))
-            self._handle = os.pidfd_open(self._pid)
         except OSError:
             self._lost = lost + len(lines)  # no process to be had: the next flush says how many
             return
-        self._selector.register(self._handle, selectors.EVENT_READ, self._on_end)
+        try:
+            self._handle = os.pidfd_open(self._pid)
+            self._selector.register(self._handle, selectors.EVENT_READ, self._on_end)
+        except OSError:
+            self._close_handle()  # it writes all the same: the next flush asks whether it has ended
 
     def _on_end(self) -> None:
         os.waitpid(self._pid, 0)
+        self._pid = 0
         self._selector.unregister(self._handle)
-        os.close(self._handle)
-        self._handle = -1
+        self._close_handle()
         self.flush()
+
+    def _close_handle(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = -1
 
     def _write(self, lines: List[Tuple[float, str]], lost: int) -> None:
         """Be the writer, in the child: local time for people, from the age of each line."""

@@ -52,6 +52,13 @@ class Watch:
 
     def _run(self) -> None:
         try:
+            self._tell_changes()
+        except Exception:  # the top of the thread: the daemon does its work without it
+            log.exception("the watch thread ended; the configuration is read again by hbmgr reload only")
+
+    def _tell_changes(self) -> None:
+        """Call `changed` after each burst of changes, until closed."""
+        try:
             descriptor = self._open()
         except OSError as error:
             log.warning("changes of services are not noticed by themselves, use SIGHUP: %s", error)

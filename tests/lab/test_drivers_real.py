@@ -422,10 +422,11 @@ def scenario_address(work):
             parse_arp = module("ip._frames").parse_arp
             seen = set()
             while seen != {(1, "10.9.0.50"), (2, "10.9.0.50")}:
-                arp = parse_arp(sniffer.recv(2048))
+                frame = sniffer.recv(2048)
+                arp = parse_arp(frame)
                 if str(arp.sender) == "10.9.0.50":
                     assert arp.sender_mac.hex(":") == own_mac()
-                    seen.add((arp.operation, str(arp.target)))
+                    seen.add((frame[21], str(arp.target)))
         assert peer.neighbour("10.9.0.50") == own_mac()
         assert made.status() is Status.UP
         assert made.start() == ["10.9.0.50 is already up on eth1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -44,6 +45,33 @@ def wait_for(condition, what):
 def lives(pid):
     process = look_at(pid)
     return process is not None and process.lives
+
+
+def is_open(descriptor):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def short_of_descriptors(room=0):
+    """Let this process open only so many descriptors more; the others fail with EMFILE."""
+    numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    taken = {number for number in numbers if is_open(number)}  # one was the listing's
+    free = [number for number in range(len(taken) + room + 1) if number not in taken]
+    return limited(0, free[room])
+
+
+@contextlib.contextmanager
+def limited(pid, descriptors):
+    """Let a process, this one for 0, open no descriptor from this number on; those that it has stay."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (descriptors, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 class Daemon:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -9,7 +10,7 @@ import pytest
 from agent_site import BASE, Site
 
 from opensvc_hb.agent import frozen, safety_net, started_mark
-from opensvc_hb.agent.actions import ACTIONS, Options, run_action
+from opensvc_hb.agent.actions import SEQUENCES, Options, run_action
 from opensvc_hb.agent.resource import CommandResult
 
 # pytest's own threads are none of ours: commands and the runner's children fork without any
@@ -231,6 +232,44 @@ def test_a_parallel_set_runs_in_children_and_fails_when_all_have_ended(site):
     assert [line.split()[1] for line in started] == ["SVC.FS:A#1", "SVC.FS:A#2", "SVC.FS:A#3"]
 
 
+def test_a_process_that_cannot_be_had_fails_a_parallel_set_when_the_others_have_ended(site, monkeypatch):
+    """Those that run are not killed in the middle, and what they started is rolled back, like all before."""
+    text = BASE + "[subset#fs:a]\nparallel = true\n[ip#1]\ntype = fake\nfile = FILE:ip\n"
+    for number in (1, 2, 3):
+        text += f"[fs#{number}]\ntype = fake\nfile = FILE:{number}\nsubset = a\n"
+    site.service("svc", text)
+    fork, forked = os.fork, []
+
+    def fork_twice():
+        if len(forked) == 2:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        forked.append(fork())
+        return forked[-1]
+
+    monkeypatch.setattr(os, "fork", fork_twice)
+    assert do(site, "svc", "start") == 1
+    journal = site.journal
+    assert journal[0] == "start ip#1"
+    assert sorted(journal[1:3]) == ["start fs#1", "start fs#2"]
+    assert journal[3:] == ["stop fs#2", "stop fs#1", "stop ip#1"]
+    log = site.log
+    assert "ERROR SVC.FS:A#3 no child process: Resource temporarily unavailable" in log
+    assert log[-2:] == [
+        "ERROR SVC 'start' action stopped on execution error",
+        "INFO SVC trying to rollback start on ip#1, fs#1, fs#2",
+    ]
+    assert not started_mark.is_marked(site.root, "svc")
+
+
+def test_what_fails_behind_the_resources_does_not_say_that_nothing_was_begun(site):
+    """The resources were stopped; it is the mark of the start that could not be taken away."""
+    site.service("svc", BASE + "[fs#1]\ntype = fake\nfile = FILE:a\n")
+    (site.root.run / "svc.started").mkdir(parents=True)
+    assert do(site, "svc", "stop") == 1
+    assert site.journal == ["stop fs#1"]
+    assert site.log == [f"ERROR SVC 'stop' not completed: {site.root.run}/svc.started: Is a directory"]
+
+
 def test_sets_follow_each_other_by_name(site):
     """Without a subset first, then the subsets in alphanumeric order; reversed for stop."""
     text = BASE
@@ -269,7 +308,7 @@ def test_a_frozen_service_refuses_actions_whatever_the_options(site):
     assert do(site, "svc", "start") == 0
 
 
-@pytest.mark.parametrize("action", [action for action in ACTIONS if action not in ("boot", "startstandby")])
+@pytest.mark.parametrize("action", [action for action in SEQUENCES if action != "startstandby"])
 def test_a_heartbeat_s_service_is_not_moved_by_hand(site, action):
     """Without --cluster each moving action is refused, exit 1; with it, allowed."""
     site.service("svc", FAMILIES + HEARTBEAT)

@@ -15,6 +15,7 @@ import pytest
 from agent_site import BASE, Site
 
 from opensvc_hb.agent.adapter import AgentAdapter
+from opensvc_hb.daemon.settings import read_settings
 
 # pytest's own threads are none of ours: commands and the runner's children fork without any
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -164,6 +165,26 @@ def test_a_directory_that_cannot_be_written_is_a_line_and_exit_1(site):
     assert "'start' not begun" in svcmgr(site, "-s", "svc", "start").stderr
 
 
+def test_a_mistake_in_node_conf_is_one_line(site):
+    """Also where no service is asked for; no traceback."""
+    site.root.etc.mkdir(parents=True, exist_ok=True)
+    (site.root.etc / "node.conf").write_text("[node]\nhost_mode = PROD\n")
+    done = svcmgr(site, "print", "node")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"{site.root.etc}/node.conf:2: node.host_mode: 'PROD' is not allowed")
+
+
+def test_output_that_cannot_be_written_names_no_file(site):
+    """A full disk under a redirection is one line, whichever command."""
+    for module in ("svcmgr", "svcmon"):
+        argv = f"{sys.executable} -m opensvc_hb.cli.{module} --help > /dev/full"
+        done = call(site, ["sh", "-c", argv], PYTHONUNBUFFERED="1")
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"{module}: output cannot be written: No space left on device\n",
+        )
+
+
 def test_print_config_is_the_file_and_get_one_keyword(site):
     """The texts of `get` are those of the agents."""
     site.service("svc", BASE + FS)
@@ -299,7 +320,28 @@ def test_svcmon_shows_what_the_daemon_keeps_with_the_hb_of_this_moment(site, dae
     assert log == "warn: unable to determine cluster service state\n"
 
 
-@pytest.mark.parametrize("why", ["old", "unknown", "changed file", "refresh", "other service"])
+def test_a_heartbeat_of_a_site_s_own_driver_is_shown_as_it_was_kept(site, daemon):
+    """Ours is asked now; what another one says of this moment is not known here, and counts as kept."""
+    answers, _ = daemon
+    site.service("svc", BASE + HEARTBEAT + FS)
+    result = kept(site, "svc", 5.0, fs="up", avail="up", sync="n/a")
+    resources = result["status"]["resources"]
+    resources["sync#i0"]["status"] = "n/a"
+    own = {"type": "hb.mine", "status": "up", "log": "info: it beats\n"}
+    resources["hb#1"] = {**resources["hb#0"], **own}
+    answers["statuses"] = {"ok": True, "services": {"svc": result}}
+    answers["instances"] = {"ok": True, "instances": {"svc": {"state": "STARTED", "service": "svc"}}}
+    document = json.loads(svcmon(site, "--format", "json").stdout)["svc"]
+    assert (document["hb"], document["overall"]) == ("up", "up")
+    assert {**document["resources"]["hb#1"], **own} == document["resources"]["hb#1"]
+    resources["hb#1"]["status"] = "warn"
+    document = json.loads(svcmon(site, "--format", "json").stdout)["svc"]
+    assert (document["hb"], document["overall"]) == ("warn", "warn")
+
+
+@pytest.mark.parametrize(
+    "why", ["old", "old by conf.d", "unknown", "changed file", "refresh", "other service"]
+)
 def test_svcmon_evaluates_what_is_not_fresh(site, daemon, why):
     """Too old, not known, older than the file, or asked to: evaluated here."""
     answers, _ = daemon
@@ -308,6 +350,12 @@ def test_svcmon_evaluates_what_is_not_fresh(site, daemon, why):
     if why == "old":
         (site.root.hb).mkdir()
         (site.root.hb / "hb.conf").write_text("[hb]\nstatus_max_age = 4\n")
+    if why == "old by conf.d":
+        (site.root.hb / "conf.d").mkdir(parents=True)
+        (site.root.hb / "hb.conf").write_text("[hb]\nstatus_max_age = 60\n")
+        (site.root.hb / "conf.d/a.conf").write_text("[hb]\nstatus_max_age = 50\n")
+        (site.root.hb / "conf.d/b.conf").write_text("[hb]\nstatus_max_age = 4\nmax_parallel = 2\n")
+        assert read_settings(site.root.hb).status_max_age_s == 4
     if why == "unknown":
         result["status"]["unknown"] = ["fs#1"]
     if why == "changed file":

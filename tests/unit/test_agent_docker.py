@@ -219,6 +219,8 @@ def test_a_service_without_a_running_daemon_costs_no_docker_library(site):
         ("subset = 00database", "run_args = --name x", "option --name: the agent names the container"),
         ("/nowhere/appdata", "appdata", "'appdata' is not the absolute path of a directory below the root"),
         ("--ip 37.59.71.24", "-g /srv", "DEFAULT.docker_daemon_args: option -g is set by docker_data_dir"),
+        ("--ip 37.59.71.24", "-g/srv/docker", "option -g/srv/docker is set by docker_data_dir"),
+        ("--ip 37.59.71.24", "-p/run/x.pid", "option -p/run/x.pid is set by the agent"),
         ("--ip 37.59.71.24", "--exec-root=/x", "option --exec-root=/x is set by the agent"),
         ("--ip 37.59.71.24", "--label 'x", "cannot be split into words: no closing quotation"),
     ],

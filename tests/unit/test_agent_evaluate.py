@@ -332,6 +332,26 @@ def test_services_declare_themselves_to_the_daemon(site):
     ]
 
 
+def test_a_mistake_in_node_conf_undeclares_no_service_and_is_said_once(site):
+    """A daemon that starts then still knows what may run here, and what else is wrong is said too."""
+    site.service("a", BASE + HEARTBEAT + FS)
+    site.service("b", BASE + HEARTBEAT + "name = a\n")
+    site.service("c", BASE + HEARTBEAT)
+    site.service("d", BASE + HEARTBEAT.replace("OpenHA", "OpenHB"))
+    (site.root.etc / "node.conf").write_text("[node]\nhost_mode = PROD\n")
+    declared = adapter(site).declare()
+    assert [d.name for d in declared.services] == ["a", "c"]
+    assert declared.services[0].start_limit_s == 600.0
+    node_error, other = [error.replace(f"{site.root.etc}/", "") for error in declared.errors]
+    assert node_error.startswith("node.conf:2: node.host_mode: 'PROD' is not allowed (one of PRD, ")
+    assert other == "b: its hb name a is already a's"
+    assert adapter(site).declare_as("c", "see", ("n1", "n2")).name == "see"
+    (site.root.etc / "node.conf").write_text("garbage\n")
+    declared = adapter(site).declare()
+    assert [d.name for d in declared.services] == ["a", "c"]
+    assert [error.partition("node.conf:")[2].partition(":")[0] for error in declared.errors] == ["1", ""]
+
+
 def test_the_document_for_the_daemon_is_complete(site):
     """`status` gives what `print status --format json` prints of one service."""
     site.service("svc", BASE + HEARTBEAT + FS)

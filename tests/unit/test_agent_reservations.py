@@ -81,7 +81,6 @@ def test_it_shares_what_the_agent_makes_of_the_section(site):
     assert (reservation.set_name, group.set_name) == ("disk.scsireserv", "disk.vg:a")
     assert (reservation.optional, reservation.monitor, reservation.standby) == (True, True, True)
     assert (dict(reservation.triggers), reservation.restart_count_max) == ({}, 0)
-    assert reservation.log_name == "VG#1PR"
     site.service("svc", BASE + VG + "scsireserv = true\ndisable = true\n")
     assert all(member.disable for member in site.loader.service("svc").of_group("disk"))
 

@@ -87,7 +87,7 @@ def test_a_task_that_breaks_down_or_dies_is_a_problem_of_its_own():
 def test_a_task_that_hangs_is_cut_off_alone():
     """The limit is each task's own."""
     answers = answer_all([lambda: time.sleep(600), lambda: 1], 0.3)
-    assert (answers[0].timed_out, answers[0].problem) == (True, "no answer within 0.3 s")
+    assert answers[0].problem == "no answer within 0.3 s"
     assert answers[1].value == 1
 
 

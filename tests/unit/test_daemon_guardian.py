@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from guardian_site import Site, lives, wait_for
+from guardian_site import Site, limited, lives, short_of_descriptors, wait_for
 
 from opensvc_hb.client import with_address
 from opensvc_hb.core.guardian import KILL_SHARE, STOP_SHARE, Order
@@ -337,6 +337,29 @@ def test_a_guardian_that_was_killed_is_replaced_and_gets_the_order(site):
     assert site.daemon().found.lease[0] == until
 
 
+def test_a_daemon_that_was_short_of_descriptors_finds_a_guardian_as_soon_as_it_has_some(site):
+    """Neither asking nor starting is possible meanwhile; the thread that does it goes on."""
+    daemon = site.daemon()
+    with short_of_descriptors():
+        os.kill(daemon.pid, signal.SIGKILL)
+        wait_for(lambda: daemon.keeper._pause_s > 0.1, "an attempt that failed")
+    told = daemon.event("is the guardian now")
+    assert f"the guardian, process {daemon.pid}, has ended" in told.what
+
+
+def test_a_guardian_that_cannot_be_asked_for_want_of_descriptors_is_left_alone(site):
+    """Nothing is known of it, and it holds the deadline."""
+    daemon = site.daemon()
+    daemon.order(boottime() + 60)
+    with short_of_descriptors():
+        problem = Keeper(site.root, site.environment, daemon.inbox).reach()
+    assert problem == "cannot ask for the guardian: Too many open files"
+    with short_of_descriptors(room=1):  # the pipe has two ends
+        problem = Keeper(site.root, site.environment, daemon.inbox)._spawn()
+    assert problem == "cannot start the guardian: [Errno 24] Too many open files"
+    assert lives(daemon.pid)
+
+
 def test_no_start_begins_that_the_guardian_has_not_confirmed(site):
     """It is waited for a quarter of a second; other services are not concerned."""
     daemon = site.daemon()
@@ -481,6 +504,26 @@ def test_a_line_that_is_wrong_is_refused_and_changes_nothing(site):
 def test_the_socket_is_its_owners_only(site):
     site.daemon()
     assert site.root.guardian_socket.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_guardian_without_descriptors_sleeps_and_hears_the_daemon_when_it_has_some(site):
+    """It has realtime priority: to try without a pause would take a processor from the node."""
+    daemon = site.daemon()
+    status = Path(f"/proc/{daemon.pid}/status")
+
+    def sleeps():
+        text = status.read_text()
+        return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    with socket.socket(socket.AF_UNIX) as end:
+        with limited(daemon.pid, descriptors=3):
+            before = sleeps()
+            with_address(str(site.root.guardian_socket), end.connect)
+            end.sendall(wire.encode(wire.Hello()))
+            wait_for(lambda: sleeps() >= before + 3, "the guardian to fall asleep again and again")
+        end.settimeout(30.0)
+        with end.makefile("rb") as lines:
+            assert isinstance(wire.read_answer(lines.readline()), wire.Greeting)
 
 
 # -- what it costs ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import queue
+import selectors
 import socket
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
-from guardian_site import wait_for
+from guardian_site import short_of_descriptors, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opensvc_hb.client import with_address
 from opensvc_hb.core import effects as fx
 from opensvc_hb.core.config import LeasePolicy, Link, LinkType, Policies, Service
 from opensvc_hb.core.events import GuardianActed, Outcome, Ticked
@@ -26,8 +28,9 @@ from opensvc_hb.daemon import guardian_wire as wire
 from opensvc_hb.daemon.configuration import ClusterFiles, _without_lease, combine, compose
 from opensvc_hb.daemon.effects import Performer
 from opensvc_hb.daemon.guardian import LOST, Connection, Guardian, Learned, Reached
+from opensvc_hb.daemon.guardian_door import ACCEPT_PAUSE_S, Door
 from opensvc_hb.daemon.guardian_held import NodeHoldings, describe, list_addresses
-from opensvc_hb.daemon.guardian_keeper import Keeper
+from opensvc_hb.daemon.guardian_keeper import Found, Keeper
 from opensvc_hb.daemon.guardian_processes import ServiceProcesses, flock_takers, service_of_group
 from opensvc_hb.daemon.guardian_reset import MACHINE_PID_NAMESPACE, Machine, ResetKind, Resetter
 from opensvc_hb.daemon.monitor import Monitor
@@ -723,3 +726,164 @@ def test_a_keeper_that_finds_no_way_to_a_guardian_says_why(tmp_path):
     problem = keeper.reach()
     assert isinstance(problem, str)
     assert "No such file or directory" in problem
+
+
+class FailsOnce(Keeper):
+    """Looks for a guardian, and the first time something fails that nobody thought of."""
+
+    def __init__(self, found, inbox):
+        super().__init__(Root(Path("/nowhere")), {}, inbox)
+        self.answers = [RuntimeError("unforeseen"), found]
+
+    def reach(self, *_):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def end(self):
+        wait_for(lambda: self._reading is not None, "the keeper listens")
+        self.close()
+
+
+def a_guardian(generation):
+    ours, theirs = socket.socketpair()
+    return Found(Connection(ours, 5, generation), None, ()), theirs
+
+
+def test_a_keeper_whose_search_fails_says_so_and_goes_on(caplog):
+    """Nobody else looks for a guardian, and without one nothing starts."""
+    inbox = queue.Queue()
+    found, theirs = a_guardian(1)
+    keeper = FailsOnce(found, inbox)
+    keeper.start("no such file")
+    assert inbox.get(timeout=30).what == "no guardian: no such file: nothing can start"
+    reached = inbox.get(timeout=30)
+    assert reached.connection is found.connection
+    assert reached.event.what == "there was no guardian (no such file); process 5 is the guardian now"
+    assert "RuntimeError: unforeseen" in caplog.text
+    keeper.end()
+    theirs.close()
+
+
+def test_a_keeper_that_fails_while_it_listens_gives_the_guardian_up(caplog):
+    """The monitor must not go on with a connection that nobody hears."""
+
+    class Inbox(queue.Queue):
+        def put(self, item):
+            if isinstance(item, GuardianActed):
+                raise RuntimeError("no room")
+            super().put(item)
+
+    inbox = Inbox()
+    (first, speaks), (second, theirs) = a_guardian(1), a_guardian(2)
+    keeper = FailsOnce(second, inbox)
+    keeper.answers.pop(0)
+    speaks.sendall(wire.encode(wire.Acted(("svc1",), "stopped", False)))
+    keeper.start(first)
+    reached = inbox.get(timeout=30)
+    assert reached.connection is second.connection
+    assert reached.event.what == "the guardian, process 5, was given up; process 5 is the guardian now"
+    assert keeper.confirmations.get(timeout=30) == (1, LOST)
+    assert first.connection.end.fileno() == -1
+    assert "RuntimeError: no room" in caplog.text
+    keeper.end()
+    for end in (speaks, theirs):
+        end.close()
+
+
+# -- a guardian that is short of descriptors ---------------------------------------------------------
+
+
+def test_the_door_pauses_when_a_connection_cannot_be_taken_and_then_takes_it(tmp_path):
+    """Its listener stays readable: asked at once, it would fail at once, for ever."""
+    now = 100.0
+    with selectors.DefaultSelector() as selector, socket.socket(socket.AF_UNIX) as listener:
+        with_address(str(tmp_path / "door"), listener.bind)
+        listener.listen(8)
+        door = Door(listener, selector, lambda *_: None, lambda _: None, lambda: now)
+
+        def turn():
+            ready = selector.select(0)
+            for key, _ in ready:
+                key.data()
+            return len(ready)
+
+        with socket.socket(socket.AF_UNIX) as daemon:
+            with_address(str(tmp_path / "door"), daemon.connect)
+            with short_of_descriptors():
+                assert (turn(), door.next_at) == (1, now + ACCEPT_PAUSE_S)
+                assert turn() == 0
+            door.work(now)
+            assert (turn(), door.is_in_use) == (0, False)
+            door.work(now + ACCEPT_PAUSE_S)
+            assert (turn(), door.is_in_use, door.next_at) == (1, True, None)
+        turn()
+        assert not door.is_in_use
+
+
+SHORT = """
+import os, selectors, sys, time
+from pathlib import Path
+from guardian_site import short_of_descriptors, wait_for
+from opensvc_hb.daemon.guardian_stops import Log, Stops
+from opensvc_hb.daemon.guardian_wire import Know
+
+def has_children():
+    return bool(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+what, top = sys.argv[1:]
+selector = selectors.DefaultSelector()
+if what == "log":
+    log = Log(selector, f"{top}/log", time.monotonic)
+    before = descriptors()
+    with short_of_descriptors():
+        log.say("one")
+        log.flush()
+    log.say("two")
+    def is_written():
+        log.flush()
+        selector.select(0)
+        return "two" in Path(f"{top}/log").read_text() if Path(f"{top}/log").exists() else False
+    wait_for(is_written, "the second line")
+    print([line.split()[-1] for line in Path(f"{top}/log").read_text().splitlines()])
+    [(key, _)] = selector.select(30)
+    key.data()
+else:
+    ended = []
+    know = Know(0, ("/bin/sleep", "600"), "/", {}, "none")
+    stops = Stops(Path(top), selector, ended.append, time.monotonic)
+    before = descriptors()
+    stops.add("svc1", "svc1", 60.0)
+    with short_of_descriptors(room=int(what)):
+        stops.work(know)
+    [end] = ended
+    print(end.service, end.status, end.last_words, stops.busy, stops.next_at())
+    wait_for(lambda: stops.work(know) or not has_children(), "the end of what was begun")
+assert not has_children()
+assert descriptors() == before
+assert len(selector.get_map()) == 0
+"""
+
+
+def run_short(what, tmp_path):
+    """Run in a process of one thread, as the guardian is: it forks."""
+    environment = {**os.environ, "PYTHONPATH": f"{TOP}:{TOP / 'tests/unit'}"}
+    argv = [sys.executable, "-c", SHORT, what, str(tmp_path)]
+    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout.strip()
+
+
+@pytest.mark.parametrize("room", ["0", "1", "2"])
+def test_a_stop_action_that_cannot_be_begun_ends_with_the_reason(tmp_path, room):
+    """Without a pipe, or without a handle of its process: nothing of it is left, and it is not lost."""
+    assert run_short(room, tmp_path) == "svc1 1 no process: Too many open files False None"
+
+
+def test_a_writer_of_the_log_without_a_handle_writes_and_is_followed_by_the_next(tmp_path):
+    """One at a time, and its lines do not count as lost."""
+    assert run_short("log", tmp_path) == "['one', 'two']"

@@ -91,6 +91,26 @@ def test_output_that_cannot_be_written_is_one_line(root):
     assert ended.stderr == "hbmgr: output cannot be written: No space left on device\n"
 
 
+def test_a_command_of_openha_ends_in_the_same_way():
+    """One line, its own code of what fails, no traceback."""
+    main = "from opensvc_hb.cli.openha_console import run_command; run_command"
+    for script, said in (
+        ("('openha', lambda words: print('x') or 0)", "output cannot be written: No space left on device"),
+        ("('openha', lambda words: open('/nosuch'))", "/nosuch: No such file or directory"),
+    ):
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                [sys.executable, "-c", f"{main}{script}"],
+                cwd=REPOSITORY,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert (ended.returncode, ended.stderr) == (255, f"openha: {said}\n")
+
+
 # -- reload ----------------------------------------------------------------------------------
 
 

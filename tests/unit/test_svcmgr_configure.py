@@ -15,6 +15,7 @@ from agent_site import BASE, Site
 from opensvc_hb.agent import file_change
 from opensvc_hb.cli import configure
 from opensvc_hb.cli.svcmgr_options import read_command_line
+from opensvc_hb.errors import ConfigurationErrors
 
 TOP = Path(__file__).resolve().parents[2]
 FS = "[fs#1]\ntype = fake\nfile = FILE:up\n"
@@ -167,6 +168,22 @@ def test_create_makes_a_right_file_of_a_model_and_of_parameters(site, svcmgr, tm
     expected = "# a model\n[DEFAULT]\nnodes = n1\n\n[fs#1]\ntype = fake\nfile = /a\n"
     assert text_of(site, "other.conf") == expected
     assert site.loader.service("other").name == "other"
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_line(site, svcmgr, tmp_path):
+    """The service's own, and the one that a new service is made of."""
+    site.service("svc", BASE + "garbage\n")
+    said = "svc.env:4: 'garbage' is neither a [section] nor keyword = value"
+    for words in (["set", "--param", "DEFAULT.app", "--value", "a"], ["unset", "--param", "DEFAULT.nodes"]):
+        with pytest.raises(ConfigurationErrors) as caught:
+            svcmgr(*words)
+        assert str(caught.value).replace(f"{site.root.etc}/", "") == said
+    model = tmp_path / "model.conf"
+    model.write_text("garbage\n")
+    code, said = svcmgr(
+        "create", "--config", str(model), "--param", "DEFAULT.app", "--value", "a", svcname="x"
+    )
+    assert (code, said) == (1, f"{model}:1: 'garbage' is neither a [section] nor keyword = value\n")
 
 
 def test_create_refuses_a_service_that_exists_and_a_name_that_cannot_be(site, svcmgr):

@@ -171,3 +171,11 @@ def test_the_editor_is_the_operator_s_own():
     assert editor_of({"VISUAL": "emacs -nw", "EDITOR": "nano"}) == ["emacs", "-nw"]
     assert editor_of({"VISUAL": "", "EDITOR": "nano"}) == ["nano"]
     assert editor_of({}) == ["vi"]
+
+
+def test_an_editor_with_an_unbalanced_quote_is_one_line_that_names_the_variable(site):
+    """Nothing is edited, and no copy is left."""
+    code, said = edit(site, "vim -c 'set nu")
+    reason = "EDITOR: 'vim -c 'set nu' cannot be split into words: no closing quotation\n"
+    assert (code, said.count("\n"), said.endswith(reason)) == (1, 1, True)
+    assert kept(site) == []

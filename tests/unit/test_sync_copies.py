@@ -268,6 +268,12 @@ def test_data_is_copied_with_its_triggers_around_it(pair):
     assert f"sync#1 .... up rsync {top}/data, {top}/list* to nodes" in pair.status(pair.n1)
 
 
+def test_a_tag_that_no_resource_has_is_refused(pair):
+    """As for a start: a typing error does not silently select nothing."""
+    refused = ["ERROR SVC no resource has the tag typo in this service"]
+    assert pair.sync("syncall", "--tags", "typo") == (1, refused)
+
+
 def test_rid_chooses_what_is_sent(pair):
     """Only that resource; a node that does not know the service yet says so."""
     data(pair)

@@ -28,13 +28,11 @@ class Arp:
     """What an ARP packet says.
 
     Args:
-        operation: REQUEST or REPLY.
         sender_mac: hardware address of who says it.
         sender: the address that it says is its own; 0.0.0.0 in a probe.
         target: the address asked for or answered to.
     """
 
-    operation: int
     sender_mac: bytes
     sender: ipaddress.IPv4Address
     target: ipaddress.IPv4Address
@@ -64,7 +62,7 @@ def parse_arp(frame: bytes) -> Optional[Arp]:
     fields = _ARP.unpack_from(frame, _ETHERNET_BYTES)
     if fields[:4] != (1, 0x0800, 6, 4):
         return None
-    return Arp(fields[4], fields[5], ipaddress.IPv4Address(fields[6]), ipaddress.IPv4Address(fields[8]))
+    return Arp(fields[5], ipaddress.IPv4Address(fields[6]), ipaddress.IPv4Address(fields[8]))
 
 
 def echo_request(version: int, token: bytes) -> bytes:

@@ -33,9 +33,9 @@ from ._frames import (
 
 PROBE_COUNT = 3
 PROBE_INTERVAL_S = 0.2
+"""Three probes in 0.6 s, which a takeover waits for; RFC 5227 takes over 5 s, the agents one ping of 5 s."""
 LATE_READS_MAX = 256
 """A network full of others' frames does not postpone the end of a probe for ever."""
-"""Three probes in 0.6 s, which a takeover waits for; RFC 5227 takes over 5 s, the agents one ping of 5 s."""
 ANNOUNCE_COUNT = 3
 """Announcements are not acknowledged; one may be lost."""
 
