@@ -141,6 +141,7 @@ class Daemon:
     def run(self) -> None:
         """Make everything, run the monitor, take everything down again."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        memory = realtime.lock_memory()  # before there are threads, see there
         settings = self._files.settings
         runner = Runner(
             self._inbox, logging.getLogger("runner"), os.environ, max_parallel=settings.max_parallel
@@ -209,7 +210,7 @@ class Daemon:
         keeper.start(found)
         for part in (journal, statuses, configuration, control, watch, self._state_files):
             part.start()
-        self._become_realtime()
+        self._become_realtime(memory)
         gc.freeze()
         state = new_node(loaded.config)
         monitor = Monitor(state, self._inbox, performer, clock, self._publish, self._feed, guardian)
@@ -334,9 +335,9 @@ class Daemon:
             self._fed_at = now
             self._notifier.feed_watchdog()
 
-    def _become_realtime(self) -> None:
-        """Ask for priority for the threads that beat and decide, and locked memory for all."""
-        report = realtime.become_realtime()
+    def _become_realtime(self, memory: realtime.Grant) -> None:
+        """Ask for priority for the threads that beat and decide; `memory` is locked by now."""
+        report = realtime.become_realtime(memory=memory)
         self._hasten_links()
         self._board.realtime = "; ".join(
             f"{grant.what}: {grant.detail}" if grant.granted else f"no {grant.what}: {grant.detail}"

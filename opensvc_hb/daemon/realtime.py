@@ -19,7 +19,7 @@ import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 PRIORITY = 10
 """Above ordinary real-time users' lowest, far below the kernel's own threads (50) and watchdogs (99)."""
@@ -84,7 +84,8 @@ def lock_memory() -> Grant:
     """Keep all of this process in memory: what is there now, and what is touched later.
 
     Refused where a limit on locked memory would make a later allocation fail: a daemon
-    that is paged out is late, one that cannot allocate is dead.
+    that is paged out is late, one that cannot allocate is dead. To be called before threads are
+    started: what is there now becomes resident, and that would be 8 MiB of stack for each.
     """
 
     def lock() -> None:
@@ -121,9 +122,15 @@ def shield_from_memory_killer() -> Grant:
     return _ask("out-of-memory shield", str(OOM_PROTECTED), lambda: _write_score(OOM_PROTECTED))
 
 
-def become_realtime(priority: int = PRIORITY) -> RealtimeReport:
-    """Ask for all of it: priority for the calling thread, the rest for the process."""
-    return RealtimeReport((make_thread_realtime(priority), lock_memory(), shield_from_memory_killer()))
+def become_realtime(priority: int = PRIORITY, memory: Optional[Grant] = None) -> RealtimeReport:
+    """Ask for all of it: priority for the calling thread, the rest for the process.
+
+    Args:
+        priority: 1 to 99.
+        memory: what `lock_memory` said, where it was asked before threads were started.
+    """
+    locked = lock_memory() if memory is None else memory
+    return RealtimeReport((make_thread_realtime(priority), locked, shield_from_memory_killer()))
 
 
 def become_ordinary() -> RealtimeReport:
