@@ -203,7 +203,8 @@ def keep_records(turn: Turn, records: Mapping[str, StoredInstance], is_whole: bo
     """Keep what services were that are not configured, as long as one of them may only be unreadable.
 
     A file with a typing error, or an agent that says nothing, must not cost a service its freeze, its
-    epoch, or the guardian's care.
+    epoch, or the guardian's care. Nor must a directory that is not there yet: where no service at all is
+    found, that is not believed.
 
     Args:
         turn: the turn.

@@ -78,10 +78,10 @@ def progress(turn: Turn) -> None:
         text = "acknowledged by every live peer" if heard else "not acknowledged in time"
     is_leaving = turn.state.phase is Phase.LEFT
     word = "LEFT" if is_leaving else "the restart"
-    turn.journal("", "node", "the daemon exits", f"{word}: {text}")
     left_behind = _left_behind(turn) if is_leaving else []
     if left_behind:
         text += f"; but what has not ended here, the other node does not start: {', '.join(left_behind)}"
+    turn.journal("", "node", "the daemon exits", f"{word}: {text}")
     code = ExitCode.FAILED if left_behind else ExitCode.DONE
     turn.reply(turn.state.farewell_command, code, f"{word}: {text}")
     if turn.state.phase is Phase.RESTARTING:

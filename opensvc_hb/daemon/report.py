@@ -341,11 +341,12 @@ def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str
             f"its file is gone, or has no heartbeat section any more, and it was {was.name} here: nobody "
             "cares for it; put the file back, or stop it with svcmgr first",
         )
-    for name, _svcname in state.left_guarded if state.phase is Phase.RUNNING else ():
+    unread = [name for name, _svcname in state.left_guarded if name not in state.instances]
+    for name in unread if state.phase is Phase.RUNNING else ():
         add(
             name,
-            "it ran here as this daemon began, and its file cannot be read: the guardian ends it when the "
-            "lease runs out; mend the file, then look at it",
+            "it ran here as this daemon began, and its file cannot be read, or no file can: the guardian "
+            "ends it when the lease runs out; mend the file, then look at it",
         )
     if state.twin_at is not None and now - state.twin_at < TWIN_SHOWN_S:
         add("", f"another machine sends beats as {state.config.node}: stop its daemon, and rename it")

@@ -44,18 +44,18 @@ class Settings:
     openha_tree: Optional[Path] = None
 
 
-READ_AT_START = ("status_interval", "monitor_interval", "max_parallel", "control_group")
+READ_AT_START: Mapping[str, Callable[[Settings], object]] = {
+    "status_interval": lambda settings: settings.status_interval_s,
+    "monitor_interval": lambda settings: settings.monitor_interval_s,
+    "max_parallel": lambda settings: settings.max_parallel,
+    "control_group": lambda settings: settings.control_group,
+}
 """Keywords that a running daemon does not take up: threads and the socket are made by them."""
 
 
 def waiting_for_restart(now: Settings, at_start: Settings) -> Tuple[str, ...]:
     """Return the keywords that have changed since the daemon began, and are in force after its restart."""
-
-    def value(settings: Settings, keyword: str) -> object:
-        name = f"{keyword}_s" if keyword.endswith("interval") else keyword
-        return getattr(settings, name)
-
-    return tuple(word for word in READ_AT_START if value(now, word) != value(at_start, word))
+    return tuple(word for word, value in READ_AT_START.items() if value(now) != value(at_start))
 
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:

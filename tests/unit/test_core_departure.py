@@ -206,6 +206,7 @@ def test_who_asked_a_node_to_leave_is_told_what_stayed_behind(outcome, avail, co
     state, effects = end(state, effects, outcome, avail)
     _, effects = acknowledge(state, sent(effects).sequence, number=61)
     assert only(effects, fx.Reply) == [fx.Reply(99, code, end_text)]
+    assert [entry.reason for entry in only(effects, fx.Journal)][-1] == end_text
 
 
 def test_an_instance_frozen_started_is_ended_and_stays_frozen():

@@ -242,9 +242,11 @@ class Vm:
             if resets_since is None and any(word in said for word in RESETS):
                 resets_since = time.monotonic()
             if resets_since is not None and time.monotonic() - resets_since > RESET_LIMIT_S:
-                os.kill(self._kernel_pid(), signal.SIGKILL)
-                self._kernel.wait()
-                return True
+                kernel = self._kernel_pid()
+                if kernel:  # else it has just ended by itself; pid 0 would be all of us
+                    os.kill(kernel, signal.SIGKILL)
+                    self._kernel.wait()
+                    return True
 
     def _argv(self) -> List[str]:
         """Return the words that run the kernel, as process 1 of a PID namespace that dies with us."""
