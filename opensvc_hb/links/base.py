@@ -29,6 +29,7 @@ from opensvc_hb.links.listener import DatagramListener, Listener, SlotLooker
 from opensvc_hb.links.net import NetCarrier
 from opensvc_hb.links.openha_host import Host, this_host
 from opensvc_hb.links.sender import Sender
+from opensvc_hb.links.table_bytes import TableDecoder, TableEncoder
 from opensvc_hb.links.unicast import UnicastCarrier
 
 __all__ = ["CARRIERS", "CarrierMaker", "LinkCounters", "Links"]
@@ -85,6 +86,8 @@ class Links:
             order=lambda: self._services,
             put=put,
             clock=clock,
+            encoder=TableEncoder(),
+            decoders={link.node: TableDecoder() for link in config.links},
         )
         for link in config.links:
             shape = shape_of(link, config.protocol, config.links)

@@ -40,9 +40,10 @@ from typing import TYPE_CHECKING, List, Mapping, Optional, Tuple, Union
 
 from opensvc_hb.core.messages import Beat, link_tag
 from opensvc_hb.errors import HbError
-from opensvc_hb.links import beat_bytes
+from opensvc_hb.links import beat_bytes, table_bytes
 from opensvc_hb.links.beat_bytes import MalformedError
 from opensvc_hb.links.table_assembly import TableAssembly
+from opensvc_hb.links.table_bytes import TableDecoder, TableEncoder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -132,10 +133,16 @@ class Sealer:
         link_id: `Link.id`.
         random_session: `SESSION_BYTES` random bytes that no other sealer ever had; None takes
             them from the system.
+        tables: shared by all sealers of this node; None for one of its own.
     """
 
     def __init__(
-        self, keyring: Keyring, sender: str, link_id: str, random_session: Optional[bytes] = None
+        self,
+        keyring: Keyring,
+        sender: str,
+        link_id: str,
+        random_session: Optional[bytes] = None,
+        tables: Optional[TableEncoder] = None,
     ) -> None:
         session = secrets.token_bytes(SESSION_BYTES) if random_session is None else random_session
         assert len(session) == SESSION_BYTES, "a session has 16 bytes"
@@ -146,8 +153,7 @@ class Sealer:
         self._link_tag = link_tag(link_id)
         self._session = session
         self._cipher = _derive(keyring, keyring.sealing, self._sender, self._link_tag, session)
-        self._table_digest = b""
-        self._table: Optional[bytes] = None
+        self._tables = TableEncoder() if tables is None else tables
 
     def seal(self, beat: Beat, with_table: bool, limit_bytes: int = DATAGRAM_MAX_BYTES) -> List[bytes]:
         """Return the datagrams of a beat, none longer than `limit_bytes`.
@@ -184,14 +190,11 @@ class Sealer:
         return datagram, end if end < len(table) else 0
 
     def _compressed(self, beat: Beat) -> bytes:
-        """Return the compressed table; the last one is kept, since most beats repeat it."""
         assert beat.table is not None, "only a beat with a table is asked for it"
-        if self._table is None or not beat.table_digest or beat.table_digest != self._table_digest:
-            table = beat_bytes.encode_table(beat.table)
-            if len(table) > beat_bytes.TABLE_COMPRESSED_MAX_BYTES:
-                raise BeatTooLargeError(f"the table of {len(beat.table)} services is too large to be sent")
-            self._table, self._table_digest = table, beat.table_digest
-        return self._table
+        table = self._tables.encode(beat.table)
+        if len(table) > table_bytes.TABLE_COMPRESSED_MAX_BYTES:
+            raise BeatTooLargeError(f"the table of {len(beat.table)} services is too large to be sent")
+        return table
 
     def _seal(self, beat: Beat, behind_head: bytes, limit_bytes: int) -> bytes:
         head = beat_bytes.encode_head(beat)
@@ -223,9 +226,17 @@ class Opener:
         link: the line of another node.
         floors: the lowest incarnation to accept from each node; 0 for nodes not named.
         node: this node, whose own beats may come back on a multicast group.
+        tables: shared by all openers for that other node; None for one of its own.
     """
 
-    def __init__(self, keyring: Keyring, link: Link, floors: Mapping[str, int], node: str) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        link: Link,
+        floors: Mapping[str, int],
+        node: str,
+        tables: Optional[TableDecoder] = None,
+    ) -> None:
         self._keyring = keyring
         self._cluster_tag = keyring.cluster_tag
         self._link_tag = link_tag(link.id)
@@ -237,6 +248,7 @@ class Opener:
         self._last: Optional[Tuple[int, int]] = None
         self._last_is_complete = True
         self._assembly: Optional[TableAssembly] = None
+        self._tables = TableDecoder() if tables is None else tables
 
     def begin_again(self) -> None:
         """Forget what was accepted, since all of it was there before anybody looked. The floor stays."""
@@ -334,7 +346,7 @@ class Opener:
         self._assembly = None
         self._last_is_complete = True
         try:
-            return replace(beat, table=beat_bytes.decode_table(assembly.joined()))
+            return replace(beat, table=self._tables.decode(assembly.joined()))
         except MalformedError as error:
             if is_new:
                 # The head is authentic and new: it counts, whatever became of the table.
@@ -389,7 +401,7 @@ def open_captured(data: bytes, keyring: Keyring) -> Union[Beat, Rejected]:
         total, start = _PIECE.unpack_from(behind_head)
         piece = behind_head[_PIECE.size :]
         is_whole = start == 0 and len(piece) == total
-        return replace(beat, table=beat_bytes.decode_table(piece)) if is_whole else beat
+        return replace(beat, table=table_bytes.decode_table(piece)) if is_whole else beat
     except InvalidTag:
         return _NOT_AUTHENTIC
     except (MalformedError, struct.error) as error:

@@ -34,6 +34,7 @@ from opensvc_hb.links.sender import DatagramSender, Sealing, Sender
 from opensvc_hb.links.slot_sender import SlotSender, StructureSlotSender
 from opensvc_hb.links.slot_watch import SlotWatch
 from opensvc_hb.links.structure_watch import StructureWatch
+from opensvc_hb.links.table_bytes import TableDecoder, TableEncoder
 
 
 class Surroundings(NamedTuple):
@@ -45,6 +46,7 @@ class Surroundings(NamedTuple):
         floors: the highest incarnation accepted from each node so far.
         host: this node as structures describe it.
         order: names of our services, in file order.
+        encoder: of our tables; decoders: of each other node's.
     """
 
     node: str
@@ -56,6 +58,8 @@ class Surroundings(NamedTuple):
     order: ServiceOrder
     put: PutEvent
     clock: Clock
+    encoder: TableEncoder
+    decoders: Mapping[str, TableDecoder]
 
 
 def shape_of(link: Link, protocol: Protocol, links: Sequence[Link]) -> Shape:
@@ -74,7 +78,7 @@ def make_sender(link: Link, carrier: Union[Carrier, SlotCarrier], around: Surrou
     writer = StructureWriter(link, around.host, around.order)
     sealer = None
     if is_native or _carries_native(link, around):
-        sealer = Sealer(around.keyring, around.node, link.id)
+        sealer = Sealer(around.keyring, around.node, link.id, tables=around.encoder)
     if not isinstance(carrier, SlotCarrier):
         sealing: Sealing = sealer if is_native and sealer is not None else StructureSealer(writer, sealer)
         return DatagramSender(carrier, sealing, put, clock)
@@ -94,7 +98,7 @@ def make_listener(link: Link, carrier: Union[Carrier, SlotCarrier], around: Surr
     put, clock = around.put, around.clock
     opener: Optional[Opener] = None
     if around.protocol is not Protocol.OPENHA:
-        opener = Opener(around.keyring, link, around.floors, around.node)
+        opener = Opener(around.keyring, link, around.floors, around.node, around.decoders[link.node])
     if around.protocol is Protocol.NATIVE:
         assert opener is not None, "made above"
         if isinstance(carrier, SlotCarrier):

@@ -25,6 +25,12 @@ from opensvc_hb.links.link_thread import Clock, LinkThread, PutEvent, reason_of
 
 LAST_WORD_WITHIN_S = 1.0
 
+TABLE_REST_S = 25e-6
+"""A network rests so long, for each service, after a table: a peer with thousands of services must have
+done with one before the next comes. What is offered meanwhile goes out together."""
+
+TABLE_REST_MAX_S = 0.1
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -91,6 +97,10 @@ class Sender(LinkThread):
             began_at: clock seconds, from before anything that may have blocked.
         """
 
+    def _rest_s(self) -> float:
+        """Return how long nothing may leave, seconds."""
+        return 0.0
+
     def _sends_again_in_s(self) -> Optional[float]:
         """Return when `_overdue` is to be asked if nothing is offered before; None for never."""
         return None
@@ -104,6 +114,7 @@ class Sender(LinkThread):
 
     def _loop(self) -> None:
         while True:
+            self._stopped.wait(self._rest_s())
             taken = self._mailbox.take(self._sends_again_in_s())
             if self._stopped.is_set():
                 self._say_last(taken)
@@ -152,8 +163,14 @@ class DatagramSender(Sender):
         super().__init__(carrier, put, clock)
         self._path = carrier
         self._sealer = sealer
+        self._rests_until = 0.0
+
+    def _rest_s(self) -> float:
+        return max(0.0, self._rests_until - self._clock())
 
     def _write(self, offer: Offer, began_at: float) -> bool:
+        services = len(offer.beat.table or ()) if offer.with_table else 0
+        self._rests_until = began_at + min(services * TABLE_REST_S, TABLE_REST_MAX_S)
         for datagram in self._sealer.seal(offer.beat, offer.with_table, self._path.limit_bytes):
             self._path.write(datagram)
             self._sent += 1

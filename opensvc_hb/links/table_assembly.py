@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Dict, Tuple
 
-from opensvc_hb.links.beat_bytes import TABLE_COMPRESSED_MAX_BYTES, MalformedError
+from opensvc_hb.links.beat_bytes import MalformedError
+from opensvc_hb.links.table_bytes import TABLE_COMPRESSED_MAX_BYTES
 
 
 class TableAssembly:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import zlib
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from links_builders import KEYRING, NODES, make_beat, make_lease, make_link, make_seal
+from links_builders import KEYRING, NODES, make_beat, make_lease, make_link, make_seal, make_table
 
 from opensvc_hb.core.messages import Beat, Entry, Hearing, LeaseBlock, LinkHeard, table_digest
 from opensvc_hb.core.states import State
-from opensvc_hb.links import beat_bytes
+from opensvc_hb.links import beat_bytes, table_bytes
 from opensvc_hb.links.codec_native import Opener, PieceKept, Rejected, RejectReason, Sealer, open_captured
 from opensvc_hb.links.lease_block import NoLease, read_clear_lease
 from opensvc_hb.links.slot import BLOCK_BYTES, SLOT_BYTES, SlotBeat, SlotProblem, decode_slot, encode_slot
@@ -165,4 +167,32 @@ def test_links_a_table_of_any_bytes_is_a_table_or_malformed(data):
     """The table's decoder raises its own exception only, also behind a good compression."""
     for candidate in (data, zlib.compress(data)):
         with contextlib.suppress(beat_bytes.MalformedError):
-            assert isinstance(beat_bytes.decode_table(candidate), tuple)
+            assert isinstance(table_bytes.decode_table(candidate), tuple)
+
+
+@given(st.lists(tables, max_size=6), st.randoms(use_true_random=False))
+def test_links_what_is_remembered_of_the_last_table_changes_no_byte_and_no_entry(given_tables, random):
+    """One encoder and one decoder, through tables of which parts stay: as if each were the first."""
+    encoder, decoder = table_bytes.TableEncoder(), table_bytes.TableDecoder()
+    last = ()
+    for given_table in given_tables:
+        kept = [entry for entry in last if random.random() < 0.5]
+        mixed = {entry.service: entry for entry in (*given_table, *kept)}
+        table = tuple(mixed[name] for name in sorted(mixed))
+        data = encoder.encode(table)
+        assert data == table_bytes.encode_table(table)
+        assert decoder.decode(data) == table
+        last = table
+
+
+def test_links_an_entry_that_stays_is_not_made_again():
+    """Of a thousand entries the one that changed is new; bytes that say nothing forget none of them."""
+    encoder, decoder = table_bytes.TableEncoder(), table_bytes.TableDecoder()
+    table = make_table(1000)
+    changed = (replace(table[0], epoch=table[0].epoch + 1), *table[1:])
+    first = decoder.decode(encoder.encode(table))
+    with pytest.raises(beat_bytes.MalformedError):
+        decoder.decode(b"junk")
+    second = decoder.decode(encoder.encode(changed))
+    assert second == changed
+    assert [one is other for one, other in zip(first, second)] == [False] + [True] * 999

@@ -24,6 +24,7 @@ from links_builders import (
     make_config,
     make_link,
     make_slot,
+    make_table,
     take_until,
     wait_until,
 )
@@ -160,6 +161,20 @@ def test_links_a_table_of_a_thousand_services_arrives(cluster, image, kind):
     taken = take_until(cluster.inbox[NODES[1]], lambda event: event.beat.table is not None)
     assert taken[0].beat.table is None
     assert taken[-1].beat == beat
+
+
+def test_links_a_network_rests_after_a_long_table_and_goes_on_with_the_newest(cluster):
+    """What is offered during the rest goes out together: the peer has not twenty tables to read, but few."""
+    link = real_link(LinkType.UNICAST, None)
+    cluster.start(NODES[1], [link])
+    cluster.drain(NODES[1])
+    sender = cluster.start(NODES[0], [link])
+    table = make_table(1000)
+    for sequence in range(1, 21):
+        sender.send(make_beat(sequence, table=table, table_digest=bytes([sequence])), with_table=True)
+    heard = beats_of(take_until(cluster.inbox[NODES[1]], is_beat(20)))
+    assert len({beat.sequence for beat in heard}) < 20
+    assert heard[-1].sequence == 20
 
 
 @pytest.mark.parametrize("kind", TYPES)
