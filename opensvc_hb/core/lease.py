@@ -264,13 +264,13 @@ def excuse(turn: Turn) -> None:
     announced before (`messages.repeated`). They must hold the very table.
     """
     state = replace(turn.state, instances=turn.instances, peers=turn.peers)
-    digest = summary_of(state).digest
-    for name in summary_of(state).unexcused:
+    summary = turn.summary()
+    for name in summary.unexcused:
         instance = turn.instances[name]
         if instance.frozen_at is None:
             continue
         peers = rivals(state, instance)
-        if peers and all(p.acked >= instance.frozen_at and p.holds_digest == digest for p in peers):
+        if peers and all(p.acked >= instance.frozen_at and p.holds_digest == summary.digest for p in peers):
             turn.put(replace(instance, excused=True))
             turn.persist()
 
@@ -449,8 +449,7 @@ def progress(turn: Turn) -> None:
     for peer in list(turn.peers.values()):
         claim = peer.claim
         if peer.liveness in _SILENT and guard_answer(turn.state, peer, turn.now) is Guard.WANTED:
-            state = replace(turn.state, instances=turn.instances, peers=turn.peers)
-            turn.dirty.update(summary_of(state).idle)
+            turn.dirty.update(turn.summary().idle)
         if claim is None or claim.refused or claim.passed:
             continue
         if turn.now >= claim.deadline:

@@ -197,7 +197,7 @@ def _is_disk(link_id: str) -> bool:
 def look_again(turn: Turn) -> None:
     """Have the offers looked at that time alone may settle."""
     if any(peer.is_legacy for peer in turn.peers.values()):
-        turn.dirty.update(summary_of(replace(turn.state, instances=turn.instances)).offering)
+        turn.dirty.update(turn.summary().offering)
 
 
 def next_change_at(state: NodeState, now: float) -> Optional[float]:

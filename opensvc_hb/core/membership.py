@@ -17,7 +17,6 @@ from opensvc_hb.core.messages import Beat, Entry, Hearing, link_tag
 from opensvc_hb.core.node_state import Drain, Liveness, NodeState, Offer, Peer, PeerLink, Phase
 from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import RUNNING, State
-from opensvc_hb.core.summary import summary_of
 from opensvc_hb.core.turn import Turn, age_text, sent_at
 from opensvc_hb.core.watching import moved_there
 
@@ -226,7 +225,7 @@ def _heard_of_us(turn: Turn, peer: Peer, hearing: Hearing) -> Peer:
             trusted = max(trusted, at + PERMISSION_SHARE * timeout_s)
         hears[heard.tag] = turn.now
     if hearing.sequence > peer.acked:
-        turn.dirty.update(summary_of(replace(state, instances=turn.instances)).offering)
+        turn.dirty.update(turn.summary().offering)
     acked = max(peer.acked, hearing.sequence)
     acked_at = peer.acked_at if acked == peer.acked else sent_at(state, acked)
     return replace(

@@ -18,7 +18,6 @@ from opensvc_hb.core.monitoring import attempt_ended, reported
 from opensvc_hb.core.node_state import Freeze, Instance, Purpose, RunningAction
 from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import ActionVerb, Avail, State
-from opensvc_hb.core.summary import summary_of
 from opensvc_hb.core.turn import Turn, change_state
 from opensvc_hb.errors import ExitCode
 
@@ -67,11 +66,10 @@ def give_up_questions(turn: Turn) -> None:
     It hangs in the kernel, where nothing ends it. It changes nothing, so nobody needs to wait for
     it: one dead file system must not keep the daemon of a whole node from deciding.
     """
-    for name in summary_of(replace(turn.state, instances=turn.instances, peers=turn.peers)).acting:
+    for name in turn.summary().asked:
         instance = turn.instances[name]
         action = instance.action
-        if action is None or action.verb not in (ActionVerb.VERIFY, ActionVerb.ANNOUNCE):
-            continue
+        assert action is not None, "the summary names those with such an action"
         if turn.now >= action.since + VERIFY_LIMIT_S + QUESTION_GRACE_S:
             why = "it hangs beyond its time limit"
             finished = ActionFinished(

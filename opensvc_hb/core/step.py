@@ -79,7 +79,7 @@ def steps(state: NodeState, events: Iterable[Event], now: float) -> Tuple[NodeSt
         lease.excuse(turn)
         lease.progress(turn)
         _look_at_the_lapsed(turn)
-    summary = summary_of(negotiation.seen(turn))
+    summary = turn.summary()
     turn.dirty.update(summary.handing, summary.paused, summary.pausing)
     legacy.look_again(turn)
     if turn.state.phase not in UNDECIDED_PHASES:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 from opensvc_hb.core.config import Config
 from opensvc_hb.core.events import StoredInstance
 from opensvc_hb.core.messages import DIGEST_BYTES, Entry, Table, digest_line
 from opensvc_hb.core.node_state import Freeze, Instance, NodeState, Peer
-from opensvc_hb.core.states import Avail, State
+from opensvc_hb.core.states import ActionVerb, Avail, State
 
 _LIVING = frozenset({State.STARTING, State.STARTED, State.STOPPING, State.FROZEN_START})
 _FAILED = frozenset({State.START_FAILED, State.STOP_FAILED})
@@ -30,15 +30,14 @@ class Part:
         entry, line: its entry in the table, and its line in the table's digest; None before the agent
             was asked about it.
         record: what the store keeps of it.
-        guarded: hb name and svcname when it needs this node's lease; watched: when its resources are.
+        groups: what it adds to each group of the summary, in the order of `_GROUPS`; None for nothing.
     """
 
     instance: Instance
     entry: Optional[Entry]
     line: bytes
     record: StoredInstance
-    guarded: Optional[Tuple[str, str]]
-    watched: Optional[Tuple[str, str]]
+    groups: Tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Summary:
         digest: of the table.
         guarded: the instances that need this node's lease, by name: hb name and svcname; ending: those
             that are being ended.
-        acting: those with an action under way; offering: with an offer out; handing: switched away;
+        asked: those with an action of `ASKING`; offering: with an offer out; handing: switched away;
             paused: whose start could not be begun; pausing: whose next restart of a resource waits.
         watched: those that run here and have monitored resources: hb name and svcname.
         idle: those that a decision may start.
@@ -66,7 +65,7 @@ class Summary:
     digest: bytes
     guarded: Tuple[Tuple[str, str], ...]
     ending: Tuple[str, ...]
-    acting: Tuple[str, ...]
+    asked: Tuple[str, ...]
     offering: Tuple[str, ...]
     handing: Tuple[str, ...]
     paused: Tuple[str, ...]
@@ -121,65 +120,110 @@ def summary_of(state: NodeState) -> Summary:
 
 
 def _summarise(state: NodeState, confirmed: bool, before: Optional[Summary]) -> Summary:
-    parts = _parts(state, confirmed, before)
-    spoken = [part for part in parts.values() if part.entry is not None]
-    guarded = [part for part in parts.values() if part.guarded is not None]
-    instances = state.instances
+    if before is None or not _is_usable(before, state, confirmed):
+        parts = {name: _part(state, state.instances[name], confirmed) for name in sorted(state.instances)}
+        groups = {group: _members(parts, at) for at, group in enumerate(_GROUPS)}
+        return _summary(state, confirmed, parts, _spoken(parts), groups)
+    known = before.parts
+    changed = [name for name, instance in state.instances.items() if known[name].instance is not instance]
+    parts = dict(known)
+    parts.update((name, _part(state, state.instances[name], confirmed)) for name in changed)
+    groups = {
+        group: getattr(before, group)
+        if all(known[name].groups[at] == parts[name].groups[at] for name in changed)
+        else _members(parts, at)
+        for at, group in enumerate(_GROUPS)
+    }
+    says_the_same = all(known[name].entry == parts[name].entry for name in changed)
+    spoken = (before.table, before.digest) if says_the_same else _spoken(parts)
+    return _summary(state, confirmed, parts, spoken, groups)
+
+
+def _summary(
+    state: NodeState,
+    confirmed: bool,
+    parts: Mapping[str, Part],
+    spoken: Tuple[Table, bytes],
+    groups: Mapping[str, Tuple[Any, ...]],
+) -> Summary:
+    table, digest = spoken
     return Summary(
-        instances=instances,
+        instances=state.instances,
         config=state.config,
         confirmed=confirmed,
         parts=parts,
-        table=tuple([part.entry for part in spoken if part.entry is not None]),
-        digest=hashlib.blake2b(b"\n".join([part.line for part in spoken]), digest_size=DIGEST_BYTES).digest(),
-        guarded=tuple([part.guarded for part in guarded if part.guarded is not None]),
-        ending=tuple([p.instance.service for p in guarded if p.instance.state is State.STOPPING]),
-        acting=tuple([name for name in parts if instances[name].action is not None]),
-        offering=tuple([name for name in parts if instances[name].offer is not None]),
-        handing=tuple([name for name in parts if instances[name].handing_until is not None]),
-        paused=tuple([name for name in parts if instances[name].paused_until is not None]),
-        pausing=tuple([name for name in parts if instances[name].watching.paused_until is not None]),
-        watched=tuple([part.watched for part in parts.values() if part.watched is not None]),
-        idle=tuple([name for name in parts if instances[name].state in IDLE]),
-        unexcused=tuple([name for name in parts if _is_unexcused(instances[name])]),
+        table=table,
+        digest=digest,
+        **groups,
     )
 
 
-def _parts(state: NodeState, confirmed: bool, before: Optional[Summary]) -> Dict[str, Part]:
-    """Return every instance's part; made anew only where the instance is another than before."""
-    instances = state.instances
-    usable = (
-        before is not None
-        and before.config is state.config
+def _spoken(parts: Mapping[str, Part]) -> Tuple[Table, bytes]:
+    """Return the table and its digest."""
+    table = tuple([part.entry for part in parts.values() if part.entry is not None])
+    lines = [part.line for part in parts.values() if part.entry is not None]
+    return table, hashlib.blake2b(b"\n".join(lines), digest_size=DIGEST_BYTES).digest()
+
+
+def _is_usable(before: Summary, state: NodeState, confirmed: bool) -> bool:
+    """Tell whether the parts of an earlier summary hold where the instances are the same."""
+    return (
+        before.config is state.config
         and before.confirmed is confirmed
-        and before.parts.keys() == instances.keys()
+        and before.parts.keys() == state.instances.keys()
     )
-    if before is None or not usable:
-        return {name: _part(state, instances[name], confirmed) for name in sorted(instances)}
-    known = before.parts
-    parts = dict(known)
-    for name in [name for name, instance in instances.items() if known[name].instance is not instance]:
-        parts[name] = _part(state, instances[name], confirmed)
-    return parts
+
+
+def _members(parts: Mapping[str, Part], at: int) -> Tuple[Any, ...]:
+    return tuple([part.groups[at] for part in parts.values() if part.groups[at] is not None])
 
 
 IDLE = frozenset({State.STOPPED, State.UNKNOWN, State.START_READY})
 """States from which a decision may start an instance."""
 
 
-def _is_unexcused(instance: Instance) -> bool:
-    return instance.state is State.FROZEN_START and not instance.excused
+ASKING = frozenset({ActionVerb.VERIFY, ActionVerb.ANNOUNCE})
+"""Actions that change nothing, and for whose end nobody needs to wait."""
+
+_GROUPS = (
+    "guarded",
+    "ending",
+    "asked",
+    "offering",
+    "handing",
+    "paused",
+    "pausing",
+    "watched",
+    "idle",
+    "unexcused",
+)
+"""The fields of `Summary` that name those of its instances of which something holds."""
 
 
 def _part(state: NodeState, instance: Instance, confirmed: bool) -> Part:
     entry = _entry(instance, confirmed) if instance.verified else None
-    service = state.config.services.get(instance.service)
-    names = (instance.service, service.svcname if service is not None else "")
-    guarded = names if needs_lease(state, instance) else None
-    runs = instance.state is State.STARTED and instance.verified
-    watched = names if runs and service is not None and service.monitoring.resources else None
     line = b"" if entry is None else digest_line(entry).encode()
-    return Part(instance, entry, line, _record(instance), guarded, watched)
+    return Part(instance, entry, line, _record(instance), _groups(state, instance))
+
+
+def _groups(state: NodeState, instance: Instance) -> Tuple[Any, ...]:
+    name = instance.service
+    service = state.config.services.get(name)
+    names = (name, service.svcname if service is not None else "")
+    guarded = needs_lease(state, instance)
+    runs = instance.state is State.STARTED and instance.verified
+    return (
+        names if guarded else None,
+        name if guarded and instance.state is State.STOPPING else None,
+        name if instance.action is not None and instance.action.verb in ASKING else None,
+        name if instance.offer is not None else None,
+        name if instance.handing_until is not None else None,
+        name if instance.paused_until is not None else None,
+        name if instance.watching.paused_until is not None else None,
+        names if runs and service is not None and service.monitoring.resources else None,
+        name if instance.state in IDLE else None,
+        name if instance.state is State.FROZEN_START and not instance.excused else None,
+    )
 
 
 def _entry(instance: Instance, confirmed: bool) -> Entry:

@@ -26,7 +26,7 @@ from opensvc_hb.core.node_state import (
 )
 from opensvc_hb.core.records import replace
 from opensvc_hb.core.states import FROZEN, ActionVerb, State, Verb
-from opensvc_hb.core.summary import summary_of
+from opensvc_hb.core.summary import Summary, summary_of
 from opensvc_hb.errors import ExitCode
 
 BEATS_PER_TIMEOUT = 5
@@ -70,6 +70,16 @@ class Turn:
     def next_sequence(self) -> int:
         """The sequence of the next beat: the stamp of whatever this turn announces."""
         return self.state.sequence + 1
+
+    def summary(self) -> Summary:
+        """Return the summary of the instances as they stand now.
+
+        It belongs to this mapping of them: what changes from here on changes a copy.
+        """
+        summary = summary_of(replace(self.state, instances=self.instances, peers=self.peers))
+        self.update(summary=summary)
+        self._changed = None
+        return summary
 
     # -- writing -----------------------------------------------------------------------
 
@@ -271,8 +281,8 @@ def claimed_node(state: NodeState) -> str:
 
 def stored(state: NodeState) -> Stored:
     """Return what must survive: own instances, epochs, promises, incarnations."""
-    instances = dict(state.kept)
-    instances.update((name, part.record) for name, part in summary_of(state).parts.items())
+    known = {name: part.record for name, part in summary_of(state).parts.items()}
+    instances = {**state.kept, **known}
     peers = {
         p.node: StoredPeer(
             p.incarnation, p.promise_s, tuple(sorted(p.maintenance)), p.confirmed_dead, p.longest_timeout_s

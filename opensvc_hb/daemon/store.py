@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Callable, List, Optional
 
 from opensvc_hb.core.events import Stored
-from opensvc_hb.daemon.store_format import Content, content_of, copy_bytes_for, encode_copy
+from opensvc_hb.daemon.store_format import Content, RecordTexts, content_of, copy_bytes_for, encode_copy
 from opensvc_hb.errors import HbError
 from opensvc_hb.files import WriteError, replace_file, sync_directory
 
@@ -65,6 +65,7 @@ class Store:
         self._newest = 1
         self._generation = 0
         self._stored = Stored()
+        self._texts = RecordTexts()
         self._name_is_settled = True
 
     @classmethod
@@ -101,7 +102,7 @@ class Store:
             StoreError: it may not be announced. The record before it still counts, and
                 still would after a power cut.
         """
-        encoded = encode_copy(stored, self._generation + 1, self._copy_bytes)
+        encoded = encode_copy(stored, self._generation + 1, self._copy_bytes, self._texts)
         if encoded is None:
             raise StoreError(
                 self.path,

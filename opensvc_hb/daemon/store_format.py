@@ -12,7 +12,7 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 from opensvc_hb.core.events import Stored, StoredInstance, StoredPeer
 from opensvc_hb.core.states import State
@@ -70,13 +70,43 @@ def _instance_as_json(instance: StoredInstance, text_length: Optional[int]) -> D
     return fields
 
 
-def _payload(stored: Stored, text_length: Optional[int]) -> bytes:
-    content = {
-        "incarnation": stored.incarnation,
-        "instances": {
-            name: _instance_as_json(instance, text_length) for name, instance in stored.instances.items()
-        },
-        "peers": {
+class RecordTexts:
+    """Services' records as JSON, kept from one write to the next: of a thousand, few change between.
+
+    Never used by two threads.
+    """
+
+    def __init__(self) -> None:
+        self._known: Dict[str, Tuple[StoredInstance, str]] = {}
+
+    def of(self, instances: Mapping[str, StoredInstance]) -> str:
+        """Return the records as one JSON object, their texts whole."""
+        known = self._known
+        self._known = {
+            name: last
+            if (last := known.get(name)) is not None and last[0] is instance
+            else (instance, _member(name, instance, None))
+            for name, instance in instances.items()
+        }
+        return "{" + ",".join([text for _instance, text in self._known.values()]) + "}"
+
+
+def _member(name: str, instance: StoredInstance, text_length: Optional[int]) -> str:
+    return f"{_json(name)}:{_json(_instance_as_json(instance, text_length))}"
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _payload(stored: Stored, text_length: Optional[int], texts: RecordTexts) -> bytes:
+    if text_length is None:
+        instances = texts.of(stored.instances)
+    else:
+        members = [_member(name, instance, text_length) for name, instance in stored.instances.items()]
+        instances = "{" + ",".join(members) + "}"
+    peers = _json(
+        {
             name: {
                 "incarnation": peer.incarnation,
                 "restarting_for_s": peer.restarting_for_s,
@@ -85,10 +115,11 @@ def _payload(stored: Stored, text_length: Optional[int]) -> bytes:
                 "longest_timeout_s": peer.longest_timeout_s,
             }
             for name, peer in stored.peers.items()
-        },
-    }
+        }
+    )
+    content = f'{{"incarnation":{stored.incarnation},"instances":{instances},"peers":{peers}}}'
     # An operator's text may hold bytes that were no UTF-8 on the command line: keep them.
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return content.encode("utf-8", "surrogatepass")
 
 
 def _stored_from(payload: bytes) -> Stored:
@@ -122,10 +153,16 @@ def _stored_from(payload: bytes) -> Stored:
     )
 
 
-def encode_copy(stored: Stored, generation: int, copy_bytes: int) -> Optional[bytes]:
-    """Return the bytes of one copy, at most `copy_bytes`; None when the states alone do not fit."""
+def encode_copy(
+    stored: Stored, generation: int, copy_bytes: int, texts: Optional[RecordTexts] = None
+) -> Optional[bytes]:
+    """Return the bytes of one copy, at most `copy_bytes`; None when the states alone do not fit.
+
+    `texts` is what is kept between the writes to one store.
+    """
+    texts = RecordTexts() if texts is None else texts
     for text_length in PEOPLE_TEXT_LENGTHS:
-        payload = _payload(stored, text_length)
+        payload = _payload(stored, text_length, texts)
         header = HEADER.pack(MAGIC, FORMAT, copy_bytes, generation, len(payload))
         checksum = hashlib.blake2b(header + payload, digest_size=CHECKSUM_BYTES).digest()
         encoded = header + checksum + payload
