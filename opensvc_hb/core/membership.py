@@ -56,6 +56,8 @@ def hear(turn: Turn, event: BeatReceived) -> None:
     completes = beat.sequence == peer.sequence and beat.table is not None and not peer.table_current
     if newest or completes:
         peer = _take_in(turn, peer, beat)
+    if newest:
+        turn.answer()
     if peer.confirmed_dead:
         turn.persist()
     peer = replace(peer, drain=None, confirmed_dead=False, claim=None)

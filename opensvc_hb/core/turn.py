@@ -15,6 +15,7 @@ from opensvc_hb.core.events import Stored, StoredPeer
 from opensvc_hb.core.messages import Beat, Hearing, LinkHeard, link_tag
 from opensvc_hb.core.node_state import (
     Instance,
+    Liveness,
     NodeState,
     Peer,
     Phase,
@@ -31,6 +32,12 @@ from opensvc_hb.errors import ExitCode
 
 BEATS_PER_TIMEOUT = 5
 """A peer is sent so many beats in its timeout, at the least."""
+
+FOLLOWER_SHARE = 1.1
+"""A follower's own beat is due so many intervals after its last: its leader's comes before, as a rule."""
+
+ANSWER_SHARE = 0.5
+"""Within this share of the interval after its last beat, a follower answers none."""
 
 SENT_STEPS = 200
 """Our beats' times are kept in this many steps over the longest timeout."""
@@ -173,6 +180,19 @@ class Turn:
         """Announce the state at the end of this turn."""
         self.must_send = True
 
+    def answer(self) -> None:
+        """A peer's beat is new: acknowledge it at once, where this node is a follower.
+
+        A lease counts from the beat that was acknowledged. With the acknowledgement in the follower's
+        own next beat it would be older by up to an interval, a fifth of the timeout: time that the
+        leader lacks when its machine stands still for a moment.
+        """
+        pause_s = self._pause_s()
+        if pause_s > self._interval_s():
+            last_at = self.state.next_beat_at - pause_s
+            if self.now >= last_at + ANSWER_SHARE * self._interval_s():
+                self.send()
+
     # -- closing -----------------------------------------------------------------------
 
     def close(self) -> Tuple[NodeState, List[fx.Effect]]:
@@ -190,8 +210,17 @@ class Turn:
         if self.must_send and speaks:
             out.append(self._send())
         elif due:
-            self.update(next_beat_at=self.now + self._interval_s())
+            self.update(next_beat_at=self.now + self._pause_s())
         return self.state, out
+
+    def _pause_s(self) -> float:
+        """Return the seconds from a beat to the next one of our own accord.
+
+        A node that runs nothing which needs a lease, and hears a peer, is that one's follower.
+        """
+        leads = self.state.left_guarded or self.summary().guarded
+        hears = any(peer.liveness is Liveness.ALIVE for peer in self.peers.values())
+        return self._interval_s() * (FOLLOWER_SHARE if hears and not leads else 1.0)
 
     def _interval_s(self) -> float:
         """Return the seconds to the next steady beat: no peer may miss it.
@@ -206,7 +235,7 @@ class Turn:
         self.update(
             sequence=sequence,
             sent=_remember_sent(self.state.sent, sequence, self.now, self.config.longest_timeout_s),
-            next_beat_at=self.now + self._interval_s(),
+            next_beat_at=self.now + self._pause_s(),
         )
         beat = make_beat(self.state)
         known = all(peer.holds_digest == beat.table_digest for peer in self.peers.values() if peer.heard)

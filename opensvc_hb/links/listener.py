@@ -40,8 +40,11 @@ from opensvc_hb.links.structure_watch import StructureWatch
 READS_BETWEEN_LOOKS = 256
 """Under a flood, questions and stop requests are looked for after so many datagrams."""
 
-WRITTEN_IN_S = 0.005
-"""A slot is written within this of its beat on a network, as a rule; else the next read shows it."""
+WRITTEN_IN_S = 0.002
+"""A slot is written within this of its beat on a network, as a rule."""
+
+LATE_IN_S = 0.006
+"""One that is written later than that is looked at once more; else the next read shows it."""
 
 LOOK_MAX_S = 60.0
 """A listener that nothing wakes looks so often whether its thread should end."""
@@ -232,6 +235,8 @@ class SlotLooker(Listener):
         super().__init__(carrier, reader, put, clock)
         self._path = carrier
         self._expected = Event()
+        self._late_at: Optional[float] = None
+        """When an expected write that was not there yet is looked for once more."""
 
     def expect(self) -> None:
         """Have the slot looked at soon: its node has just been heard on a network."""
@@ -240,17 +245,26 @@ class SlotLooker(Listener):
             self._wake()
 
     def _look_in_s(self) -> float:
+        if self._late_at is not None:
+            return min(self._path.reads_every_s, self._late_at - self._clock())
         return self._path.reads_every_s
 
     def _settled(self, tokens: List[int]) -> List[int]:
         """Give an expected write its time; a question is answered by a read made at once."""
+        if self._late_at is not None and self._clock() >= self._late_at:
+            self._late_at = None
         if self._expected.is_set():
-            written_at = self._clock() + WRITTEN_IN_S
-            while not tokens and not self._stopped.is_set() and self._clock() < written_at:
-                self._wait(written_at - self._clock())
+            expected_at = self._clock()
+            while not tokens and not self._stopped.is_set() and self._clock() < expected_at + WRITTEN_IN_S:
+                self._wait(expected_at + WRITTEN_IN_S - self._clock())
                 tokens = self._asked()
             self._expected.clear()
+            self._late_at = expected_at + LATE_IN_S
         return tokens
+
+    def _found_news(self) -> None:
+        """Note that the slot has changed: nothing more is expected there."""
+        self._late_at = None
 
 
 class SlotListener(SlotLooker):
@@ -268,6 +282,7 @@ class SlotListener(SlotLooker):
         content = self._path.read()
         arrival = self._watch.saw(content, read_at, self._clock())
         if arrival is not None:
+            self._found_news()
             self._take(arrival)
 
     def _slot_view(self) -> Optional[SlotView]:
@@ -308,6 +323,8 @@ class StructureSlotListener(SlotLooker):
         read_at = self._clock()
         content = self._path.read()
         found = self._structures.saw(content[:STRUCTURE_SLOT_BYTES], read_at)
+        if found is not None:
+            self._found_news()
         if isinstance(found, Rejected):
             self._refuse(found)
         results: Tuple[Result, ...] = ()

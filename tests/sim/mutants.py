@@ -359,7 +359,7 @@ MUTANTS = (
         Profile.RELOAD,
         plots=("unstored",),
         seed=3,
-        edits=(Edit(lease.excuse, " and p.holds_digest == digest", ""),),
+        edits=(Edit(lease.excuse, " and p.holds_digest == summary.digest", ""),),
     ),
     Mutant(
         "what an earlier daemon had guarded",

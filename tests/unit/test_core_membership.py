@@ -253,13 +253,13 @@ def test_a_configuration_that_differs_is_said_once():
 def test_a_table_is_sent_until_the_peer_says_that_it_holds_it():
     """A steady beat carries a digest only to a peer that knows the table."""
     state = node()
-    state, effects, _ = wait(state, 2.0)
+    state, effects, _ = wait(state, 2.2)
     assert [sent.with_table for sent in only(effects, fx.SendNow)] == [True, True]
     digest = only(effects, fx.SendNow)[-1].beat.table_digest
     beat = make_beat(state.config, [make_entry(State.STARTED)], acked=state.sequence)
     beat = replace(beat, hearings=(replace(beat.hearings[0], table_digest=digest),))
-    state, _ = receive(state, beat, NOW + 2.0)
-    _, effects, _ = wait(state, 2.0, NOW + 2.0)
+    state, _ = receive(state, beat, NOW + 2.2)
+    _, effects, _ = wait(state, 3.0, NOW + 2.2)
     assert [sent.with_table for sent in only(effects, fx.SendNow)] == [False, False]
 
 
@@ -681,10 +681,39 @@ def test_a_beat_is_sent_every_second_or_every_fifth_of_a_shorter_timeout(timeout
     """The timer that core arms is the next beat's, or an earlier change."""
     config = make_config(timeout_s=timeout_s)
     assert config.beat_interval_s == pytest.approx(interval_s)
-    state = make_node(config, [make_instance(State.STOPPED)], make_peer(config, [make_entry(State.STARTED)]))
+    state = make_node(config, [make_instance(State.STARTED)], make_peer(config, [make_entry(State.STOPPED)]))
     _, effects = step(state, Ticked(), NOW + interval_s)
     assert len(only(effects, fx.SendNow)) == 1
     assert only(effects, fx.ArmTimer)[0].at == pytest.approx(NOW + 2 * interval_s)
+
+
+def test_a_node_that_runs_nothing_answers_a_beat_of_its_peer_at_once():
+    """So that the acknowledgement, and the lease that it renews, is as young as it can be."""
+    config = make_config()
+    peer = make_peer(config, [make_entry(State.STARTED)])
+    state = make_node(config, [make_instance(State.STOPPED)], peer)
+    beat = make_beat(config, [make_entry(State.STARTED)], sequence=60)
+    state, effects = receive(state, beat, NOW + 1.0)
+    assert only(effects, fx.SendNow)[0].beat.hearings[0].sequence == 60
+    assert only(effects, fx.ArmTimer)[0].at == pytest.approx(NOW + 1.0 + 1.1), (
+        "the next of the peer comes before"
+    )
+    state, effects = receive(state, beat, NOW + 1.9)
+    assert not only(effects, fx.SendNow), "over another link, the same beat is no news"
+    state, effects = receive(state, replace(beat, sequence=61), NOW + 2.0)
+    assert only(effects, fx.SendNow)[0].beat.hearings[0].sequence == 61
+    _, effects = receive(state, replace(beat, sequence=62), NOW + 2.4)
+    assert not only(effects, fx.SendNow), "its own last beat was too short a time ago"
+
+
+def test_a_node_that_runs_something_keeps_its_own_pace():
+    """Its beats are those that are answered; two that answered each other would only make noise."""
+    config = make_config()
+    state = make_node(config, [make_instance(State.STARTED)], make_peer(config, [make_entry(State.STOPPED)]))
+    beat = make_beat(config, [make_entry(State.STOPPED)], sequence=60)
+    _, effects = receive(state, beat, NOW + 0.9)
+    assert not only(effects, fx.SendNow)
+    assert only(effects, fx.ArmTimer)[0].at == pytest.approx(NOW + 1.0)
 
 
 def test_a_peers_new_life_is_not_told_what_was_heard_of_the_one_before():

@@ -575,6 +575,36 @@ def test_links_a_beat_on_a_network_has_the_slot_of_its_sender_looked_at(cluster)
     assert heard[0].link_id == network.id
 
 
+class LateSlot(LazySlot):
+    """A slot whose next content is not there yet when it is first looked for."""
+
+    def read(self):
+        """The content before; from the next read on, what is to come."""
+        content = super().read()
+        self.disk.content, self.disk.to_come = self.disk.to_come or self.disk.content, None
+        return content
+
+
+def test_links_a_slot_that_is_written_late_is_looked_at_once_more(cluster):
+    """A slow disk's write is found by a second look, not by the listener's own next one."""
+    network = real_link(LinkType.UNICAST, None)
+    slot = make_link(type=LinkType.DIO, device="/made/up", address="0", port=0, timeout_s=1.0)
+    disk = MemoryDisk(make_slot(slot, sequence=1))
+    disk.to_come = None
+    carriers = {**CARRIERS, LinkType.DIO: lambda *of: LateSlot(*of, disk)}
+    cluster.start(NODES[1], [network, slot], carriers=carriers)
+    cluster.drain(NODES[1])
+    reads = disk.reads
+    disk.to_come = make_slot(slot, sequence=2)
+    sender = cluster.start(NODES[0], [network])
+    sender.send(make_beat(2), with_table=False)
+    heard = take_until(
+        cluster.inbox[NODES[1]], lambda event: isinstance(event, BeatReceived) and event.link_id == slot.id
+    )
+    assert heard[-1].beat.sequence == 2
+    assert disk.reads == reads + 2
+
+
 def test_links_a_slot_is_looked_at_when_its_thread_stood_still_meanwhile(cluster):
     """The time that a write is given can be over before the wait for it begins: then nothing is waited for.
 
