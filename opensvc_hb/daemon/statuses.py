@@ -21,6 +21,7 @@ import threading
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import (
+    AbstractSet,
     Any,
     Callable,
     Dict,
@@ -185,7 +186,8 @@ class StatusSchedule:
         at = self.next_at()
         if at is None or at > now:
             return ()
-        waiting = sorted((due, name) for name, due in self._due.items() if self._is_free(name))
+        taken_up = self._taken_up()
+        waiting = sorted([(due, name) for name, due in self._due.items() if name not in taken_up])
         first = waiting[0][1]
         taken = [first] if first in self._alone else self._group(waiting, now)
         group = frozenset(taken)
@@ -232,13 +234,15 @@ class StatusSchedule:
         """Return when `take_due` has something to give, None when that depends on an event first."""
         if self._is_full():
             return None
-        return min((due for name, due in self._due.items() if self._is_free(name)), default=None)
+        taken_up = self._taken_up()
+        return min([due for name, due in self._due.items() if name not in taken_up], default=None)
 
     def _is_full(self) -> bool:
         return len(set(self._groups.values())) >= self._parallel
 
-    def _is_free(self, svcname: str) -> bool:
-        return svcname not in self._running and svcname not in self._in_action
+    def _taken_up(self) -> AbstractSet[str]:
+        """Return the services of which nothing can be evaluated now."""
+        return self._running.keys() | self._in_action
 
     def _next_slot(self, svcname: str, now: float) -> float:
         """Return the service's next place on the grid: a late evaluation is not made up for."""
@@ -385,7 +389,10 @@ class Statuses:
 
 
 class _StatusLoop:
-    """The statuses thread. Others read `snapshot` only, which is replaced, never changed."""
+    """The statuses thread. Others read `snapshot` only, which is replaced, never changed.
+
+    It is replaced once for all answers that waited together, and before they are told.
+    """
 
     def __init__(
         self,
@@ -407,6 +414,10 @@ class _StatusLoop:
         self._clock = clock
         self._names: Mapping[str, str] = {}
         self._failing: Set[str] = set()
+        self._documents: Dict[str, _Document] = {}
+        self._to_publish = False
+        self._to_tell: List[Tuple[str, Avail, Tuple[ResourceReport, ...]]] = []
+        """What `on_avail` is to be told."""
 
     def run(self) -> None:
         """Work until closed."""
@@ -428,6 +439,7 @@ class _StatusLoop:
             if isinstance(command, _Close):
                 return False
             self._obey(command)
+        self._publish()
         return True
 
     def _wait(self) -> List[_Command]:
@@ -446,7 +458,8 @@ class _StatusLoop:
         if isinstance(command, _SetServices):
             self._names = command.names
             self._schedule.set_services(command.names, now)
-            self._publish({name: known for name, known in self.snapshot.items() if name in command.names})
+            self._documents = {n: known for n, known in self._documents.items() if n in command.names}
+            self._to_publish = True
         elif isinstance(command, _ActionBegan):
             self._schedule.action_began(command.svcname)
         elif isinstance(command, _ActionEnded):
@@ -468,13 +481,19 @@ class _StatusLoop:
             if answer.svcname not in self._failing:
                 self._failing.add(answer.svcname)
                 self._log.warning("%s could not be evaluated: %s", answer.svcname, answer.reason)
-            self._on_avail(name, Avail.UNKNOWN, ())
+            self._to_tell.append((name, Avail.UNKNOWN, ()))
             return
         if answer.svcname in self._failing:
             self._failing.discard(answer.svcname)
             self._log.info("%s is evaluated again", answer.svcname)
-        self._publish({**self.snapshot, answer.svcname: _Document(answer.document, began - answer.age_s)})
-        self._on_avail(name, avail_of(answer.document), reports_of(answer.document))
+        self._documents[answer.svcname] = _Document(answer.document, began - answer.age_s)
+        self._to_publish = True
+        self._to_tell.append((name, avail_of(answer.document), reports_of(answer.document)))
 
-    def _publish(self, documents: Mapping[str, _Document]) -> None:
-        self.snapshot = MappingProxyType(dict(documents))
+    def _publish(self) -> None:
+        if self._to_publish:
+            self._to_publish = False
+            self.snapshot = MappingProxyType(dict(self._documents))
+        told, self._to_tell = self._to_tell, []
+        for name, avail, reports in told:
+            self._on_avail(name, avail, reports)
