@@ -28,7 +28,7 @@ sys.path[:0] = [str(TREE), str(TREE / "tests/lab")]
 import figures  # noqa: E402  # needs the path
 import plots  # noqa: E402
 from clusters import READY_LIMIT_S, Cluster, Opensvc, OpensvcWithDisk  # noqa: E402
-from commands import START_UP, kept_results, time_command, time_first  # noqa: E402
+from commands import START_UP, install_product, kept_results, time_command, time_first  # noqa: E402
 from control_socket import ask  # noqa: E402
 from false_takeovers import watch_under_load  # noqa: E402
 from figures import Figure, Results, Target  # noqa: E402
@@ -91,14 +91,16 @@ class Plan:
         if samples:
             self.figures.append(Figure(benchmark, case, what, unit, software, tuple(samples), target))
 
-    def attempt(self, what: str, work: Callable[[], None]) -> None:
-        """Do one thing; if it cannot be done, say so and go on."""
+    def attempt(self, what: str, work: Callable[[], None]) -> bool:
+        """Do one thing; if it cannot be done, say so and go on. Tells whether it was done."""
         say(what)
         try:
             work()
         except LabError as error:
             self.failures.append(f"{what}: {str(error).splitlines()[0]}")
             say(f"FAILED: {self.failures[-1]}")
+            return False
+        return True
 
 
 def say(text: str) -> None:
@@ -270,6 +272,8 @@ def _add_idle(plan: Plan, count: int, cluster: Cluster, node: str, for_s: float)
 
 def bench_commands(plan: Plan) -> None:
     """A person types a command."""
+    if not plan.ours() or not plan.attempt("the product is installed", install_product):
+        return
     for count in plan.counts(1, 50, 200, 1000):
         for kind in plan.ours()[:1]:
 

@@ -1,12 +1,14 @@
 """The store's copies: what is encoded is decoded, and any bytes give a copy or a reason."""
 
+from dataclasses import replace
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opensvc_hb.core.events import Stored, StoredInstance, StoredPeer
 from opensvc_hb.core.states import State
 from opensvc_hb.daemon.store import Store
-from opensvc_hb.daemon.store_format import Copy, Unreadable, decode_copy, encode_copy
+from opensvc_hb.daemon.store_format import Copy, RecordTexts, Unreadable, decode_copy, encode_copy
 
 NUMBERS = st.integers(min_value=0, max_value=2**64 - 1)
 TEXTS = st.text(st.characters(), max_size=40)  # lone surrogates too, as a command line gives them
@@ -31,6 +33,18 @@ def test_a_copy_says_what_was_stored(stored, generation):
     """A decoded copy says what was stored, whatever stands behind it in the file."""
     encoded = encode_copy(stored, generation, 65536)
     assert decode_copy(encoded + b"left over") == Copy(generation, 65536, stored)
+
+
+@given(st.lists(RECORDS, max_size=4), st.randoms(use_true_random=False))
+def test_what_is_kept_between_writes_changes_no_byte(records, random):
+    """Records of which parts stay, written one after the other: as if each were the first."""
+    texts = RecordTexts()
+    last = {}
+    for stored in records:
+        kept = {name: instance for name, instance in last.items() if random.random() < 0.5}
+        mixed = replace(stored, instances={**stored.instances, **kept})
+        assert encode_copy(mixed, 1, 65536, texts) == encode_copy(mixed, 1, 65536)
+        last = mixed.instances
 
 
 @given(st.binary(max_size=300))
