@@ -31,7 +31,7 @@ from opensvc_hb.core.summary import Summary, summary_of
 from opensvc_hb.errors import ExitCode
 
 BEATS_PER_TIMEOUT = 5
-"""A peer is sent so many beats in its timeout, at the least."""
+"""A peer is sent so many beats in its timeout, at the least; by a follower that hears none, 4.5."""
 
 FOLLOWER_SHARE = 1.1
 """A follower's own beat is due so many intervals after its last: its leader's comes before, as a rule."""
@@ -216,10 +216,11 @@ class Turn:
     def _pause_s(self) -> float:
         """Return the seconds from a beat to the next one of our own accord.
 
-        A node that runs nothing which needs a lease, and hears a peer, is that one's follower.
+        A node that runs nothing which needs a lease, and hears a peer, is that one's follower; the C
+        program leads nobody, since it acknowledges nothing and keeps no lease.
         """
         leads = self.state.left_guarded or self.summary().guarded
-        hears = any(peer.liveness is Liveness.ALIVE for peer in self.peers.values())
+        hears = any(p.liveness is Liveness.ALIVE and not p.is_legacy for p in self.peers.values())
         return self._interval_s() * (FOLLOWER_SHARE if hears and not leads else 1.0)
 
     def _interval_s(self) -> float:

@@ -94,6 +94,16 @@ def test_a_change_within_the_second_is_seen():
     assert state.peers["deb2"].table["svc1"].state is State.STARTING
 
 
+def test_its_structures_set_no_pace():
+    """It acknowledges nothing and keeps no lease: nobody follows it, and it gets our beat every second."""
+    state, _ = hear(fresh(State.FROZEN_STOP), State.STARTED)
+    state, effects = step(state, Ticked(), NOW + 1.0)
+    assert len(only(effects, fx.SendNow)) == 1
+    assert state.next_beat_at == pytest.approx(NOW + 2.0)
+    _, effects = hear(state, State.STARTED, NOW + 1.8)
+    assert not only(effects, fx.SendNow)
+
+
 def test_services_and_nodes_that_are_not_configured_are_nothing():
     """Nothing from the wire makes a service."""
     state, _ = hear(fresh(), State.STARTED, service="unheard-of")
