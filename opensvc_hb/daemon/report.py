@@ -19,7 +19,7 @@ from opensvc_hb.core.messages import link_tag
 from opensvc_hb.core.monitoring import MONITOR, monitor_rows
 from opensvc_hb.core.negotiation import holding_rule
 from opensvc_hb.core.node_state import Instance, Liveness, NodeState, Peer, Phase
-from opensvc_hb.core.rules import Guard
+from opensvc_hb.core.rules import Guard, Rule
 from opensvc_hb.core.states import State
 from opensvc_hb.core.summary import needs_lease
 from opensvc_hb.links.base import LinkCounters
@@ -59,6 +59,7 @@ def status_document(
     state: NodeState, counters: Mapping[str, LinkCounters], notices: Notices, now: float
 ) -> Dict[str, Any]:
     """Return the whole status: node, peers, links, services, alarms."""
+    rules = holding_rules(state, now)
     return {
         "schema": SCHEMA,
         "node": state.config.node,
@@ -72,9 +73,21 @@ def status_document(
         "links": [
             link_document(state, link, counters.get(link.id), now, notices.pid) for link in state.config.links
         ],
-        "services": {name: service_document(state, i, now) for name, i in sorted(state.instances.items())},
-        "alarms": alarms(state, notices, now),
+        "services": {
+            name: service_document(state, instance, rules.get(name), now)
+            for name, instance in sorted(state.instances.items())
+        },
+        "alarms": alarms(state, notices, now, rules),
         "notes": notes(state),
+    }
+
+
+def holding_rules(state: NodeState, now: float) -> Dict[str, Rule]:
+    """Return the row that holds each service here, in their order; none of those the agent is asked about."""
+    return {
+        name: holding_rule(state, instance, now)
+        for name, instance in sorted(state.instances.items())
+        if instance.verified
     }
 
 
@@ -188,8 +201,10 @@ def _listener(state: NodeState, link: Link, now: float) -> Dict[str, Any]:
     return {"status": "UP" if up else "DOWN", "age_s": _age(at, now), "not_heard_by": []}
 
 
-def service_document(state: NodeState, instance: Instance, now: float) -> Dict[str, Any]:
-    """Return one service: both sides' states and the rule that holds it here."""
+def service_document(
+    state: NodeState, instance: Instance, rule: Optional[Rule], now: float
+) -> Dict[str, Any]:
+    """Return one service: both sides' states and the rule that holds it here, None while the agent is asked."""
     service = state.config.services[instance.service]
     instances: Dict[str, Any] = {}
     for node in service.nodes:
@@ -197,7 +212,6 @@ def service_document(state: NodeState, instance: Instance, now: float) -> Dict[s
             instances[node] = _own(state, instance, now)
         else:
             instances[node] = _theirs(state.peers.get(node), instance.service)
-    rule = holding_rule(state, instance, now) if instance.verified else None
     return {
         "service": service.svcname,
         "nodes": list(service.nodes),
@@ -288,17 +302,20 @@ def _instance_notes(state: NodeState) -> List[str]:
     return []
 
 
-def alarms(state: NodeState, notices: Notices, now: float) -> List[Dict[str, str]]:
-    """Return what an operator should look at, most urgent first; each says what to do."""
+def alarms(
+    state: NodeState, notices: Notices, now: float, rules: Optional[Mapping[str, Rule]] = None
+) -> List[Dict[str, str]]:
+    """Return what an operator should look at, most urgent first; each says what to do.
+
+    `rules` are the `holding_rules` of this state, where they are known already.
+    """
     found: List[Dict[str, str]] = []
 
     def add(service: str, text: str) -> None:
         found.append({"service": service, "text": text})
 
-    for name, instance in sorted(state.instances.items()):
-        if not instance.verified:
-            continue
-        rule = holding_rule(state, instance, now)
+    for name, rule in (holding_rules(state, now) if rules is None else rules).items():
+        instance = state.instances[name]
         if rule.alarm:
             detail = (
                 f" ({instance.detail})" if instance.detail and instance.state.name.endswith("FAILED") else ""
