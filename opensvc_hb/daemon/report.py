@@ -204,7 +204,7 @@ def _listener(state: NodeState, link: Link, now: float) -> Dict[str, Any]:
 def service_document(
     state: NodeState, instance: Instance, rule: Optional[Rule], now: float
 ) -> Dict[str, Any]:
-    """Return one service: both sides' states and the rule that holds it here, None while the agent is asked."""
+    """Return one service: both sides' states, and the row that holds it; None while the agent is asked."""
     service = state.config.services[instance.service]
     instances: Dict[str, Any] = {}
     for node in service.nodes:
