@@ -349,6 +349,9 @@ class Peer:
             command("sysctl", "-qw", "net.ipv6.conf.eth1.accept_dad=0")
             command("ip", "link", "set", "lo", "up")
             command("ip", "link", "set", "eth1", "up")
+        # Until the kernel's own worker has seen the cable on both sides, what is sent is lost without a word.
+        for command in (sh, self.sh):
+            wait_until(lambda command=command: "state UP" in command("ip", "link", "show", "eth1"))
 
     def sh(self, *argv):
         return sh("nsenter", "-t", str(self.pid), "-n", *argv)
@@ -457,6 +460,20 @@ def scenario_conflict(work):
             made.start()
             assert made.status() is Status.UP
             made.stop()
+
+
+def scenario_conflict_without_ping(work):
+    """A host that ignores pings is found all the same: by ARP, or as a neighbour."""
+    with two_nodes() as peer:
+        for family in ("ipv4.icmp_echo_ignore_all", "ipv6.icmp.echo_ignore_all"):
+            peer.sh("sysctl", "-qw", f"net.{family}=1")
+        for address in ("10.9.0.50/24", "fd00:9::50/64"):
+            name = address.partition("/")[0]
+            made = Made("ip.host", "ip#1", work, ipname=name, ipdev="eth1")
+            peer.sh("ip", "addr", "add", address, "dev", "eth1")
+            assert made.resource.may_start() == f"{name} is already up on another host"
+            peer.sh("ip", "addr", "del", address, "dev", "eth1")
+            assert made.resource.may_start() is None
 
 
 def scenario_address_without_network(work):

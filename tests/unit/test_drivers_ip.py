@@ -333,6 +333,33 @@ def test_any_bytes_are_an_arp_or_nothing(data):
     module("ip._frames").parse_arp(data)
 
 
+SIX = ipaddress.ip_address("fd00:9::1:50")
+
+
+def test_a_neighbour_is_asked_for_in_the_group_of_its_address():
+    """Every host is in the group of the last three bytes of each address that it has."""
+    frames = module("ip._frames")
+    assert frames.solicited_group(SIX) == "ff02::1:ff01:50"
+    question = frames.neighbour_solicitation(MAC, SIX)
+    assert question.hex() == "8700000000000000" + SIX.packed.hex() + "0101" + MAC.hex()
+
+
+def test_an_advertisement_says_who_has_an_address():
+    """Of this address only; a question for it says nothing, nor does an advertisement that is cut."""
+    frames = module("ip._frames")
+    said = frames.neighbour_advertisement(MAC, SIX)
+    assert frames.advertised_mac(said, SIX) == MAC
+    assert frames.advertised_mac(said, ipaddress.ip_address("fd00:9::51")) is None
+    assert frames.advertised_mac(frames.neighbour_solicitation(MAC, SIX), SIX) is None
+    assert all(frames.advertised_mac(said[:length], SIX) is None for length in range(len(said)))
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_an_advertisement_or_nothing(data):
+    """Whatever a neighbour sends, nothing raises."""
+    assert module("ip._frames").advertised_mac(data, SIX) is None
+
+
 @given(st.binary(max_size=80), st.sampled_from((4, 6)))
 def test_any_bytes_are_no_answer(data, version):
     """Bytes that do not carry our token are no answer to our ping."""

@@ -3,7 +3,7 @@
 Pure: no socket here. What cannot be parsed is None, whatever the bytes.
 
 Source: RFC 826 (ARP), RFC 5227 (probe and announcement), RFC 792 and 4443 (echo),
-RFC 4861 section 4.4 (neighbour advertisement).
+RFC 4861 sections 4.3 and 4.4 (neighbour solicitation and advertisement), RFC 4291 section 2.7.1.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ REQUEST = 1
 REPLY = 2
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 _ETHERNET_BYTES = 14
+_SOLICITATION, _ADVERTISEMENT = 135, 136
+_NEIGHBOUR = struct.Struct("!BBHI16s")
+_OPTION_OWN_MAC, _OPTION_TARGET_MAC = 1, 2
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,37 @@ def is_echo_reply(version: int, packet: bytes, token: bytes) -> bool:
     return message[:2] == b"\x00\x00" and message[8:] == token
 
 
+def neighbour_solicitation(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
+    """Return the ICMPv6 message "who has ADDRESS?"; the kernel adds its checksum."""
+    return _NEIGHBOUR.pack(_SOLICITATION, 0, 0, 0, address.packed) + _mac_option(_OPTION_OWN_MAC, mac)
+
+
+def solicited_group(address: ipaddress.IPv6Address) -> str:
+    """Return the multicast group that every host with this address is in."""
+    return str(ipaddress.IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + address.packed[-3:]))
+
+
 def neighbour_advertisement(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
     """Return the unsolicited ICMPv6 message "ADDRESS is at MAC", overriding what hosts know."""
     override = 0x20000000
-    return struct.pack("!BBHI16sBB6s", 136, 0, 0, override, address.packed, 2, 1, mac)
+    message = _NEIGHBOUR.pack(_ADVERTISEMENT, 0, 0, override, address.packed)
+    return message + _mac_option(_OPTION_TARGET_MAC, mac)
+
+
+def advertised_mac(packet: bytes, address: ipaddress.IPv6Address) -> Optional[bytes]:
+    """Return the hardware address in an ICMPv6 message "ADDRESS is at MAC"; None when it is another one."""
+    mac_at = _NEIGHBOUR.size + 2
+    if len(packet) < mac_at + 6:
+        return None
+    kind, code, _, _, packed = _NEIGHBOUR.unpack_from(packet)
+    option = packet[_NEIGHBOUR.size : mac_at]
+    if (kind, code, packed, option) != (_ADVERTISEMENT, 0, address.packed, bytes((_OPTION_TARGET_MAC, 1))):
+        return None
+    return packet[mac_at : mac_at + 6]
+
+
+def _mac_option(number: int, mac: bytes) -> bytes:
+    return struct.pack("!BB6s", number, 1, mac)
 
 
 def mac_text(mac: bytes) -> str:

@@ -12,6 +12,7 @@ import ipaddress
 import os
 import select
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from typing import Optional, Tuple, Union
@@ -22,13 +23,16 @@ from . import _netlink
 from ._frames import (
     ETHERTYPE_ARP,
     Address,
+    advertised_mac,
     arp_announcements,
     arp_probe,
     echo_request,
     is_echo_reply,
     mac_text,
     neighbour_advertisement,
+    neighbour_solicitation,
     parse_arp,
+    solicited_group,
 )
 
 PROBE_COUNT = 3
@@ -38,6 +42,11 @@ LATE_READS_MAX = 256
 """A network full of others' frames does not postpone the end of a probe for ever."""
 ANNOUNCE_COUNT = 3
 """Announcements are not acknowledged; one may be lost."""
+
+_INT = struct.Struct("@i")
+
+ON_LINK_HOPS = 255
+"""A neighbour's message that a router passed on has fewer left, and counts for nothing (RFC 4861, 7.1.2)."""
 
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
@@ -147,7 +156,10 @@ class KernelNetwork:
             raise ActionError(f"cannot set {setting}: {error.strerror}") from error
 
     def other_host(self, interface: Interface, address: Address) -> Optional[str]:
-        """Ask the network for an address, by ARP and by ping; return who answers, None when nobody does.
+        """Ask the network for an address; return who answers, None when nobody does.
+
+        By ping, and by ARP or as a neighbour: hosts may ignore pings, and with IPv6 the kernel asks once
+        a second only where the neighbour is that it is to ping, so that one lost packet would be silence.
 
         Takes PROBE_COUNT * PROBE_INTERVAL_S when nobody does; the first answer ends it. Silence counts
         only when all that had arrived was read, also where this process did not run for a while.
@@ -168,6 +180,9 @@ class KernelNetwork:
             for _ in range(PROBE_COUNT):
                 if arp is not None and address.version == 4:
                     _send(arp, arp_probe(interface.mac, address), (interface.name, ETHERTYPE_ARP))
+                if address.version == 6 and interface.has_arp:
+                    question = neighbour_solicitation(interface.mac, address)
+                    _send(ping, question, (solicited_group(address), 0, 0, interface.index))
                 _send(ping, echo_request(address.version, token), _destination(address, interface))
                 deadline, late_count = _now() + PROBE_INTERVAL_S, 0
                 while late_count < LATE_READS_MAX:
@@ -178,7 +193,7 @@ class KernelNetwork:
                         answered = (
                             _arp_answer(arp, interface, address)
                             if arp is not None and descriptor == arp.fileno()
-                            else _ping_answer(ping, address, token)
+                            else _ping_answer(ping, interface, address, token)
                         )
                         if answered:
                             return answered
@@ -204,7 +219,7 @@ class KernelNetwork:
             sender = sockets.enter_context(
                 socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
             )
-            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ON_LINK_HOPS)
             sender.bind((str(address), 0, 0, interface.index))
             for _ in range(ANNOUNCE_COUNT):
                 all_nodes = ("ff02::1", 0, 0, interface.index)
@@ -245,7 +260,11 @@ class KernelNetwork:
             else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
         )
         opened = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
-        return sockets.enter_context(opened)
+        sockets.enter_context(opened)
+        if address.version == 6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ON_LINK_HOPS)
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+        return opened
 
 
 def _now() -> float:
@@ -265,11 +284,18 @@ def _send(sender: socket.socket, data: bytes, destination: Tuple[object, ...]) -
         return  # no route, or the interface lost its carrier: then nobody can answer
 
 
-def _received(receiver: socket.socket) -> Tuple[bytes, Tuple[object, ...]]:
+def _received(receiver: socket.socket) -> Tuple[bytes, str, int]:
+    """Return a packet, the host that sent it, and the hops that it had left (IPv6; else 0)."""
     try:
-        return receiver.recvfrom(2048)
+        packet, ancillary, _, source = receiver.recvmsg(2048, socket.CMSG_SPACE(_INT.size))
     except OSError:
-        return b"", ("",)  # an error of the send before, such as "host unreachable"
+        return b"", "", 0  # an error of the send before, such as "host unreachable"
+    hops = [
+        _INT.unpack(data)[0]
+        for level, kind, data in ancillary
+        if (level, kind, len(data)) == (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT, _INT.size)
+    ]
+    return packet, str(source[0]).partition("%")[0], hops[0] if hops else 0
 
 
 def _arp_answer(arp: socket.socket, interface: Interface, address: Address) -> str:
@@ -280,9 +306,13 @@ def _arp_answer(arp: socket.socket, interface: Interface, address: Address) -> s
     return mac_text(heard.sender_mac)
 
 
-def _ping_answer(ping: socket.socket, address: Address, token: bytes) -> str:
-    packet, source = _received(ping)
+def _ping_answer(ping: socket.socket, interface: Interface, address: Address, token: bytes) -> str:
+    """Return the hardware address of a neighbour that has it, or "ping" of any host; "" otherwise."""
+    packet, host, hops = _received(ping)
+    if address.version == 6 and hops == ON_LINK_HOPS:
+        mac = advertised_mac(packet, address)
+        if mac is not None and mac != interface.mac:
+            return mac_text(mac)
     if not is_echo_reply(address.version, packet, token):
         return ""
-    host = str(source[0]).partition("%")[0]
     return "ping" if host and ipaddress.ip_address(host) == address else ""
